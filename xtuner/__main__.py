@@ -1,0 +1,6 @@
+"""`python -m xtuner`."""
+
+from xtuner.cli.app import run
+
+if __name__ == "__main__":
+    run()

@@ -1,0 +1,25 @@
+"""The one sanitiser: strings from outside, made safe to show.
+
+Terminals act on control characters wherever they come from: a log line can set the window title (OSC 0), write
+to the clipboard (OSC 52) or clear the screen. `visible` turns every such character into a readable escape.
+"""
+
+import re
+
+# C0 controls but tab and newline, DEL, C1 controls, line and paragraph separators, and the bidi controls that
+# make text read in another order than it is stored (CVE-2021-42574).
+_UNSAFE = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u2028-\u202e\u2066-\u2069]")
+
+
+def visible(text: str) -> str:
+    """`text` with control and bidi characters as escapes: ESC becomes `\\x1b`, U+202E becomes `\\u202e`.
+
+    Tabs and newlines stay; lone surrogates (undecodable file names) become escapes too.
+    """
+    text = text.encode("utf-8", "backslashreplace").decode("utf-8")
+    return _UNSAFE.sub(_escape, text)
+
+
+def _escape(match: re.Match[str]) -> str:
+    code = ord(match.group())
+    return f"\\x{code:02x}" if code < 0x100 else f"\\u{code:04x}"
