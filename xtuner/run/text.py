@@ -6,6 +6,8 @@ to the clipboard (OSC 52) or clear the screen. `visible` turns every such charac
 
 import re
 
+from xtuner.errors import XTunerError
+
 # C0 controls but tab and newline, DEL, C1 controls, line and paragraph separators, and the bidi controls that
 # make text read in another order than it is stored (CVE-2021-42574).
 _UNSAFE = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u2028-\u202e\u2066-\u2069]")
@@ -23,3 +25,9 @@ def visible(text: str) -> str:
 def _escape(match: re.Match[str]) -> str:
     code = ord(match.group())
     return f"\\x{code:02x}" if code < 0x100 else f"\\u{code:04x}"
+
+
+def describe_error(error: XTunerError) -> str:
+    """`error: what`, then, after a blank line, `hint: the way out`; safe to print."""
+    hint = f"\n\nhint: {error.hint}" if error.hint else ""
+    return visible(f"error: {error.message}{hint}")

@@ -1,1 +1,1 @@
-
+"""The training engine: the only part of XTuner that imports torch."""

@@ -1,1 +1,1 @@
-
+"""The optimizer and its learning-rate schedule."""

@@ -1,1 +1,1 @@
-
+"""The torchrun entry; run by path, this folder is first on `sys.path`, so nothing else may live here."""

@@ -1,0 +1,122 @@
+"""The option declarations: defaults, rules, files, flags."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from xtuner.errors import UsageError
+from xtuner.v1.config import FSDPConfig, TrainerConfig
+from xtuner.v1.config.files import resolve_config
+from xtuner.v1.config.flags import flag_names, flags_of
+
+PUBLIC_FLAGS = """
+--load-from --model-cfg --tokenizer-path --dataset --max-length --pack-max-length --total-step --epoch-num
+--global-batch-size --seed --lr --lr-min --scheduler-type --warmup-ratio --weight-decay --adam-beta1 --adam-beta2
+--max-grad-norm --fsdp-config.cpu-offload --fsdp-config.compute-dtype --work-dir
+""".split()
+
+
+def test_public_flags_are_these_and_no_others() -> None:
+    assert flag_names() == PUBLIC_FLAGS
+
+
+def test_defaults_are_those_of_the_design() -> None:
+    config = TrainerConfig()
+    assert (config.lr, config.lr_min, config.scheduler_type, config.warmup_ratio) == (6e-5, 1e-6, "cosine", 0.03)
+    assert (config.max_length, config.pack_max_length, config.seed) == (4096, 4096, 42)
+    assert (config.adam_beta1, config.adam_beta2, config.weight_decay, config.max_grad_norm) == (0.9, 0.95, 0.01, 1.0)
+
+
+def test_every_option_has_help_and_a_group() -> None:
+    for name, field in TrainerConfig.model_fields.items():
+        if name != "fsdp_config":
+            assert field.description and field.json_schema_extra["group"], name
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"dataset": "d"}, "no model"),
+        ({"load_from": "m"}, "no data"),
+        ({"load_from": "m", "model_cfg": "c", "dataset": "d"}, "both"),
+        ({"model_cfg": "c", "dataset": "d"}, "--tokenizer-path"),
+        ({"load_from": "m", "dataset": "d", "total_step": 5, "epoch_num": 1}, "both"),
+        ({"load_from": "m", "dataset": "d", "lr": 1e-6, "lr_min": 1e-5}, "above"),
+    ],
+)
+def test_contradictions_are_usage_errors(options: dict, words: str) -> None:
+    with pytest.raises(UsageError, match=words) as caught:
+        TrainerConfig(**options).check()
+    assert caught.value.hint
+
+
+def test_world_size_must_divide_the_global_batch() -> None:
+    TrainerConfig(global_batch_size=6).check_world_size(3)
+    with pytest.raises(UsageError, match="6 is not a multiple of the 4 ranks") as caught:
+        TrainerConfig(global_batch_size=6).check_world_size(4)
+    assert "--global-batch-size 8" in caught.value.hint
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("c.yaml", "lr: 1e-4\nfsdp-config:\n  cpu-offload: true\n"),
+        ("c.toml", 'lr = 1e-4\n[fsdp_config]\ncpu_offload = true\n'),
+        ("c.json", '{"lr": 1e-4, "fsdp_config": {"cpu_offload": true}}'),
+        (
+            "c.py",
+            "from xtuner.v1.train import TrainerConfig, FSDPConfig\n"
+            "trainer = TrainerConfig(lr=1e-4, fsdp_config=FSDPConfig(cpu_offload=True))\n",
+        ),
+    ],
+)
+def test_flag_wins_over_file_wins_over_default(tmp_path: Path, name: str, text: str) -> None:
+    file = tmp_path / name
+    file.write_text(text)
+    config = resolve_config({"seed": 7, "fsdp_config": {"compute_dtype": "bfloat16"}}, file)
+    assert config.lr == 1e-4 and config.seed == 7 and config.lr_min == 1e-6
+    assert config.fsdp_config == FSDPConfig(cpu_offload=True, compute_dtype="bfloat16")
+    assert resolve_config({"lr": 2e-4}, file).lr == 2e-4
+
+
+@pytest.mark.parametrize(
+    ("text", "message", "hint"),
+    [
+        ("learning_rate: 1\n", "unknown option learning_rate", ""),
+        ("fsdp_config: {cpu_ofload: true}\n", "fsdp_config.cpu_ofload", "cpu_offload"),
+        ("warmup_ration: 0.1\n", "warmup_ration", "warmup_ratio"),
+        ("lr: -1\n", "--lr: input should be greater than 0", "--lr"),
+        ("lr: .nan\n", "--lr: input should be a finite number", "--lr"),
+        ("- 1\n", "holds a list", ""),
+        ("a: [\n", "cannot be read", ""),
+    ],
+)
+def test_mistakes_in_a_file_are_named(tmp_path: Path, text: str, message: str, hint: str) -> None:
+    file = tmp_path / "c.yaml"
+    file.write_text(text)
+    with pytest.raises(UsageError) as caught:
+        resolve_config({}, file)
+    assert message in caught.value.message and hint in caught.value.hint
+
+
+def test_flags_give_back_the_config() -> None:
+    config = TrainerConfig(
+        load_from=Path("-odd name/模型"),
+        dataset=Path("a b'c.jsonl"),
+        total_step=3,
+        lr=0.1 + 0.2,
+        lr_min=0.0,
+        fsdp_config=FSDPConfig(cpu_offload=True),
+    )
+    program = (
+        "import typer\nfrom xtuner.v1.config.flags import with_flags\n"
+        "app = typer.Typer(add_completion=False)\n"
+        "@app.command()\n@with_flags\ndef main(config):\n    print(config.model_dump_json())\napp()\n"
+    )
+    printed = subprocess.run(
+        [sys.executable, "-c", program, *flags_of(config)], capture_output=True, text=True, check=True
+    ).stdout
+    assert TrainerConfig.model_validate(json.loads(printed)) == config

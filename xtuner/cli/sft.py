@@ -1,0 +1,78 @@
+"""`xtuner sft`: check everything here, then launch torchrun and follow it."""
+
+import os
+import shlex
+from dataclasses import replace
+
+import typer
+
+from xtuner.cli import console
+from xtuner.launch.devices import count_accelerators
+from xtuner.launch.plan import LaunchPlan, torchrun_command
+from xtuner.launch.ports import check_endpoint
+from xtuner.v1.config import TrainerConfig
+from xtuner.v1.config.flags import with_flags
+
+_PANEL = "Launch"
+
+
+@with_flags
+def command(
+    config: TrainerConfig,
+    nproc_per_node: int = typer.Option(
+        None, min=1, metavar="RANKS", help="Ranks on this machine.  [default: one an accelerator, else 1]"
+    ),
+    nnodes: int = typer.Option(1, min=1, metavar="MACHINES", help="Machines that train together."),
+    node_rank: int = typer.Option(0, min=0, metavar="N", help="Which of the machines this is, from 0."),
+    rdzv_endpoint: str = typer.Option(None, metavar="HOST:PORT", help="Where several machines meet."),
+    dry_run: bool = typer.Option(
+        False, "--dry-run", help="Check, print the torchrun command and the resolved options, and stop."
+    ),
+) -> None:
+    """Fine-tune a Hugging Face model on chats.
+
+    \b
+    Example:
+      xtuner sft --load-from Qwen3-0.6B --dataset chats.jsonl --total-step 100
+    """
+    from xtuner.preflight import check_inputs
+
+    plan = LaunchPlan(
+        config=config,
+        nproc_per_node=nproc_per_node or count_accelerators() or 1,
+        nnodes=nnodes,
+        node_rank=node_rank,
+        rdzv_endpoint=rdzv_endpoint,
+    )
+    plan.check()
+    check_inputs(config, plan.world_size)
+    if plan.rdzv_endpoint is not None:
+        check_endpoint(plan.rdzv_endpoint, is_host_here=plan.node_rank == 0)
+    if dry_run:
+        console.data(shlex.join(torchrun_command(plan)))
+        console.data_json(config.model_dump(mode="json"))
+        return
+    launch(plan)
+
+
+def launch(plan: LaunchPlan) -> None:
+    """Prepare the data once to find its faults, then run `plan` to its end.
+
+    Raises:
+        XTunerError: the data or the run failed.
+    """
+    from xtuner.launch.supervise import run_to_end
+    from xtuner.preflight import prepare_training_data
+    from xtuner.run.layout import RunDir
+
+    console.say(f"checking {plan.config.dataset} with the tokenizer of {plan.config.tokenizer_dir}")
+    prepare_training_data(plan.config, plan.world_size)
+    if plan.node_rank > 0:
+        log_dir = plan.config.work_dir / "nodes" / f"node{plan.node_rank}-{os.getpid()}"
+        console.say(f"training with --node-rank 0; output of the ranks here: {log_dir}")
+        run_to_end(replace(plan, log_dir=log_dir), None, console.say)
+        return
+    run_dir = RunDir.create(plan.config.work_dir)
+    run_to_end(replace(plan, log_dir=run_dir.logs / "torchrun"), run_dir, console.say)
+    console.say("fine-tuned model:")
+    console.data(str(run_dir.latest_export))

@@ -1,0 +1,111 @@
+"""Config files (YAML, TOML, JSON, Python) and the merge `flag > file > default`."""
+
+import json
+import runpy
+import sys
+from collections.abc import Mapping
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import ValidationError
+
+from xtuner.errors import UsageError
+from xtuner.v1.config.option import Options
+from xtuner.v1.config.trainer import TrainerConfig
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
+
+_PARSERS: dict[str, Any] = {
+    ".json": json.loads,
+    ".toml": tomllib.loads,
+    ".yaml": yaml.safe_load,
+    ".yml": yaml.safe_load,
+}
+
+
+def resolve_config(flags: Mapping[str, Any], config_file: Path | None = None) -> TrainerConfig:
+    """Merge nested option values: what `flags` holds wins over the file, the file over the defaults.
+
+    Raises:
+        UsageError: an unknown key (the nearest known one is named), a value out of range, an unreadable file.
+    """
+    values = _merge(load_values(config_file) if config_file else {}, flags)
+    try:
+        return TrainerConfig.model_validate(values)
+    except ValidationError as error:
+        raise _explain(error, config_file) from None
+
+
+def load_values(path: Path) -> dict[str, Any]:
+    """The options that `path` sets, as nested mappings; nothing is filled in from the defaults."""
+    if not path.is_file():
+        raise UsageError(f"there is no config file {path}", hint="check the path given to --config")
+    if path.suffix == ".py":
+        return _load_python(path)
+    if path.suffix not in _PARSERS:
+        raise UsageError(
+            f"config file {path} has the ending {path.suffix or '(none)'}",
+            hint="use .yaml, .toml, .json, or a .py that defines `trainer = TrainerConfig(...)`",
+        )
+    try:
+        values = _PARSERS[path.suffix](path.read_text(encoding="utf-8-sig"))
+    except (ValueError, yaml.YAMLError) as error:
+        raise UsageError(f"config file {path} cannot be read: {error}", hint="mend the file's syntax") from None
+    if values is None:
+        return {}
+    if not isinstance(values, dict):
+        raise UsageError(f"config file {path} holds a {type(values).__name__}", hint="write one `option: value` a line")
+    return {_snake(key): _snake_keys(value) for key, value in values.items()}
+
+
+def _load_python(path: Path) -> dict[str, Any]:
+    trainer = runpy.run_path(str(path)).get("trainer")
+    if not isinstance(trainer, TrainerConfig):
+        raise UsageError(
+            f"{path} defines no `trainer`",
+            hint="from xtuner.v1.train import TrainerConfig; trainer = TrainerConfig(load_from=..., ...)",
+        )
+    return trainer.model_dump(exclude_unset=True)
+
+
+def _snake(key: Any) -> str:
+    return str(key).replace("-", "_")
+
+
+def _snake_keys(value: Any) -> Any:
+    return {_snake(key): _snake_keys(inner) for key, inner in value.items()} if isinstance(value, dict) else value
+
+
+def _merge(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
+    merged = dict(below)
+    for key, value in above.items():
+        both_nested = isinstance(value, Mapping) and isinstance(merged.get(key), Mapping)
+        merged[key] = _merge(merged[key], value) if both_nested else value
+    return merged
+
+
+def _explain(error: ValidationError, config_file: Path | None) -> UsageError:
+    first = error.errors()[0]
+    path = [str(part) for part in first["loc"]]
+    where = f" in {config_file}" if config_file else ""
+    if first["type"] == "extra_forbidden":
+        nearest = get_close_matches(path[-1], _known_keys(path[:-1]), n=1)
+        hint = f"did you mean {nearest[0]}?" if nearest else "xtuner sft --help lists every option"
+        return UsageError(f"unknown option {'.'.join(path)}{where}", hint=hint)
+    flag = "--" + ".".join(path).replace("_", "-")
+    return UsageError(
+        f"{flag}: {first['msg'][0].lower()}{first['msg'][1:]} (value: {first['input']!r})",
+        hint=f"xtuner sft --help describes {flag}",
+    )
+
+
+def _known_keys(path: list[str]) -> list[str]:
+    options: type[Options] = TrainerConfig
+    for part in path:
+        options = options.model_fields[part].annotation  # type: ignore[assignment]
+    return list(options.model_fields)

@@ -1,0 +1,147 @@
+"""Options to command-line flags: the one adapter between `TrainerConfig` and Typer."""
+
+import inspect
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from types import NoneType
+from typing import Any, Literal, get_args, get_origin
+
+import typer
+from pydantic.fields import FieldInfo
+
+from xtuner.v1.config.files import resolve_config
+from xtuner.v1.config.option import Options
+from xtuner.v1.config.trainer import TrainerConfig
+
+_SEPARATOR = "__"  # a parameter name cannot hold the dot of --fsdp-config.cpu-offload
+
+
+def with_flags(function: Callable[..., None]) -> Callable[..., None]:
+    """Give `function(config, **own)` a flag for each training option, plus `--config FILE`.
+
+    Flags default to "not given", so that a config file can stand between them and the real defaults; the help
+    shows the real ones. The parameters of `function` after `config` stay flags of its own.
+    """
+    _, *own = inspect.signature(function).parameters.values()
+
+    def command(**given: Any) -> None:
+        own_values = {parameter.name: given.pop(parameter.name) for parameter in own}
+        config_file = given.pop("config")
+        function(resolve_config(_nest(given), config_file), **own_values)
+
+    config_parameter = inspect.Parameter(
+        "config",
+        inspect.Parameter.KEYWORD_ONLY,
+        default=typer.Option(
+            None,
+            "--config",
+            metavar="FILE",
+            help="Options from a .yaml, .toml or .json file, or a .py that defines `trainer`; flags win over it.",
+        ),
+        annotation=Path | None,
+    )
+    parameters = [config_parameter, *_parameters(TrainerConfig), *own]
+    command.__signature__ = inspect.Signature(  # type: ignore[attr-defined]
+        [parameter.replace(kind=inspect.Parameter.KEYWORD_ONLY) for parameter in parameters]
+    )
+    command.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
+    command.__doc__ = function.__doc__
+    return command
+
+
+def flag_names() -> list[str]:
+    """Every training flag, in the order of the help."""
+    return [_flag(path) for path, _ in _fields(TrainerConfig)]
+
+
+def flags_of(config: TrainerConfig) -> list[str]:
+    """The command-line arguments that give `config`: one flag for each value that is not the default."""
+    arguments: list[str] = []
+    for path, field in _fields(TrainerConfig):
+        value: Any = config
+        for name in path:
+            value = getattr(value, name)
+        if value == field.get_default(call_default_factory=True):
+            continue
+        if isinstance(value, bool):
+            arguments.append(_flag(path) if value else _negated(path))
+        else:
+            # repr keeps every digit of a float
+            arguments.append(f"{_flag(path)}={value!r}" if isinstance(value, float) else f"{_flag(path)}={value}")
+    return arguments
+
+
+def _fields(options: type[Options], above: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], FieldInfo]]:
+    for name, field in options.model_fields.items():
+        if inspect.isclass(field.annotation) and issubclass(field.annotation, Options):
+            yield from _fields(field.annotation, (*above, name))
+        else:
+            yield (*above, name), field
+
+
+def _parameters(options: type[Options]) -> Iterator[inspect.Parameter]:
+    for path, field in _fields(options):
+        default = field.get_default(call_default_factory=True)
+        declarations = [f"{_flag(path)}/{_negated(path)}"] if isinstance(default, bool) else [_flag(path)]
+        yield inspect.Parameter(
+            _SEPARATOR.join(path),
+            inspect.Parameter.KEYWORD_ONLY,
+            default=typer.Option(
+                None,
+                *declarations,
+                help=_help(field, default),
+                show_default=False,
+                metavar=_metavar(field),
+                rich_help_panel=field.json_schema_extra["group"],  # type: ignore[index,call-overload,arg-type]
+            ),
+            annotation=_value_type(field) | None,
+        )
+
+
+def _help(field: FieldInfo, default: Any) -> str:
+    assert field.description, "option() requires a help text"
+    if default is None or default is False:
+        return field.description
+    return (
+        f"{field.description}  [default: {default:g}]"
+        if isinstance(default, float)
+        else (f"{field.description}  [default: {default}]")
+    )
+
+
+def _metavar(field: FieldInfo) -> str | None:
+    kind = _value_type(field)
+    if get_origin(kind) is Literal:
+        return "[" + "|".join(get_args(kind)) + "]"
+    unit = field.json_schema_extra["unit"]  # type: ignore[index,call-overload]
+    return str(unit).upper() if unit else None
+
+
+def _value_type(field: FieldInfo) -> Any:
+    """The annotation without its `None`."""
+    kinds = [kind for kind in get_args(field.annotation) if kind is not NoneType]
+    is_optional = NoneType in get_args(field.annotation)
+    return kinds[0] if is_optional else field.annotation
+
+
+def _flag(path: tuple[str, ...]) -> str:
+    return "--" + ".".join(path).replace("_", "-")
+
+
+def _negated(path: tuple[str, ...]) -> str:
+    *above, name = path
+    return "--" + ".".join([*above, f"no-{name}"]).replace("_", "-")
+
+
+def _nest(given: dict[str, Any]) -> dict[str, Any]:
+    """`{"fsdp_config__cpu_offload": True}` to `{"fsdp_config": {"cpu_offload": True}}`, without what is None."""
+    nested: dict[str, Any] = {}
+    for name, value in given.items():
+        if value is None:
+            continue
+        *above, last = name.split(_SEPARATOR)
+        level = nested
+        for part in above:
+            level = level.setdefault(part, {})
+        level[last] = value
+    return nested

@@ -1,0 +1,127 @@
+"""`TrainerConfig`: the options of a fine-tuning run and the rules between them."""
+
+from pathlib import Path
+from typing import Literal
+
+from pydantic import field_validator
+
+from xtuner.errors import UsageError
+from xtuner.v1.config.option import Options, option
+from xtuner.v1.config.parts import FSDPConfig
+
+
+class TrainerConfig(Options):
+    """Everything that decides a run; the same values on the same data and world size give the same run.
+
+    Rules between options are checked by `check`, not by the constructor, so that a config can be built in steps.
+    """
+
+    load_from: Path | None = option(
+        None, "Hugging Face model directory: config.json, safetensors weights and tokenizer.", group="Model"
+    )
+    model_cfg: Path | None = option(
+        None,
+        "A config.json, or a directory with one: train from random weights of this architecture.",
+        group="Model",
+    )
+    tokenizer_path: Path | None = option(
+        None, "Directory with tokenizer and chat template.  [default: the model directory]", group="Model"
+    )
+    dataset: Path | None = option(None, "JSONL file of chats, one JSON value a line.", group="Data")
+    max_length: int = option(
+        4096, "Longest row; what is beyond is cut off and counted.", group="Data", unit="tokens", ge=2
+    )
+    pack_max_length: int = option(
+        4096, "Rows are packed into sequences of at most this length.", group="Data", unit="tokens", ge=2
+    )
+    total_step: int | None = option(None, "Optimizer steps to train.", group="Length of the run", unit="steps", ge=1)
+    epoch_num: int | None = option(
+        None,
+        "Passes over the data.  [default: 1, if --total-step is not given]",
+        group="Length of the run",
+        unit="epochs",
+        ge=1,
+    )
+    global_batch_size: int | None = option(
+        None,
+        "Packed sequences in one optimizer step, over all ranks.  [default: one a rank]",
+        group="Length of the run",
+        unit="sequences",
+        ge=1,
+    )
+    seed: int = option(42, "Seed of the data order and of random weights.", group="Length of the run", ge=0)
+    lr: float = option(6e-5, "Peak learning rate.", group="Optimization", gt=0)
+    lr_min: float = option(1e-6, "Learning rate at the last step.", group="Optimization", ge=0)
+    scheduler_type: Literal["cosine", "linear", "constant"] = option(
+        "cosine", "How the learning rate falls after the warm-up.", group="Optimization"
+    )
+    warmup_ratio: float = option(
+        0.03,
+        "Share of the steps in which the learning rate rises to its peak.",
+        group="Optimization",
+        ge=0,
+        lt=1,
+    )
+    weight_decay: float = option(0.01, "AdamW weight decay, on matrices and embeddings.", group="Optimization", ge=0)
+    adam_beta1: float = option(0.9, "AdamW's first-moment decay.", group="Optimization", ge=0, lt=1)
+    adam_beta2: float = option(0.95, "AdamW's second-moment decay.", group="Optimization", ge=0, lt=1)
+    max_grad_norm: float = option(1.0, "Gradients are scaled down to this global L2 norm.", group="Optimization", gt=0)
+    fsdp_config: FSDPConfig = FSDPConfig()
+    work_dir: Path = option(
+        Path("work_dirs"), "Directory that holds the runs; each run gets its own inside.", group="Output"
+    )
+
+    @field_validator("load_from", "model_cfg", "tokenizer_path", "dataset", "work_dir", mode="before")
+    @classmethod
+    def _expand_home(cls, value: object) -> object:
+        return Path(value).expanduser() if isinstance(value, str | Path) and str(value) else value
+
+    def check(self) -> None:
+        """Raise `UsageError` for options that contradict each other or are missing."""
+        if self.load_from is None and self.model_cfg is None:
+            raise UsageError("no model is given", hint="pass --load-from MODEL_DIR")
+        if self.load_from is not None and self.model_cfg is not None:
+            raise UsageError(
+                "--load-from and --model-cfg are both given",
+                hint="--load-from trains from its weights, --model-cfg from random ones: keep one",
+            )
+        if self.model_cfg is not None and self.tokenizer_path is None:
+            raise UsageError(
+                "--model-cfg is given without --tokenizer-path",
+                hint="pass --tokenizer-path DIR, a directory with tokenizer.json and a chat template",
+            )
+        if self.dataset is None:
+            raise UsageError("no data is given", hint="pass --dataset FILE.jsonl, one chat a line")
+        if self.total_step is not None and self.epoch_num is not None:
+            raise UsageError(
+                f"--total-step {self.total_step} and --epoch-num {self.epoch_num} are both given",
+                hint="keep one; with neither, the run is one epoch",
+            )
+        if self.lr_min > self.lr:
+            raise UsageError(f"--lr-min {self.lr_min:g} is above --lr {self.lr:g}", hint="lower --lr-min or raise --lr")
+
+    def check_world_size(self, world_size: int) -> None:
+        """Raise `UsageError` when `world_size` ranks cannot share the global batch evenly."""
+        num_sequences = self.sequences_per_step(world_size)
+        if num_sequences % world_size:
+            next_multiple = (num_sequences // world_size + 1) * world_size
+            raise UsageError(
+                f"--global-batch-size {num_sequences} is not a multiple of the {world_size} ranks",
+                hint=f"use --global-batch-size {next_multiple}, or another number of ranks",
+            )
+
+    def sequences_per_step(self, world_size: int) -> int:
+        """Packed sequences in one optimizer step over all ranks."""
+        return self.global_batch_size if self.global_batch_size is not None else world_size
+
+    @property
+    def row_limit(self) -> int:
+        """Tokens a row may have: it must also fit into a pack."""
+        return min(self.max_length, self.pack_max_length)
+
+    @property
+    def tokenizer_dir(self) -> Path:
+        """Where tokenizer and chat template come from; call `check` first."""
+        directory = self.tokenizer_path or self.load_from
+        assert directory is not None, "check() guarantees one of them"
+        return directory

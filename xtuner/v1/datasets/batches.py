@@ -1,0 +1,112 @@
+"""Packs to micro-batches: `fetch(step)` depends on nothing but the data, the seed and the step."""
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from xtuner.data.order import packs_of_step
+from xtuner.data.prepare import PreparedData
+
+
+@dataclass(frozen=True)
+class MicroBatch:
+    """One pack of T tokens with N targets, as the model takes it.
+
+    Attributes:
+        input_ids: int64 [1, T].
+        position_ids: int64 [1, T], starting at 0 in each document.
+        document_lengths: tokens of each document, summing to T.
+        target_positions: int64 [N], the positions whose next token is a target.
+        targets: int64 [N], those next tokens.
+    """
+
+    input_ids: torch.Tensor
+    position_ids: torch.Tensor
+    document_lengths: list[int]
+    target_positions: torch.Tensor
+    targets: torch.Tensor
+
+    @property
+    def num_tokens(self) -> int:
+        """Tokens of the pack; there is no padding."""
+        return self.input_ids.shape[1]
+
+    @property
+    def num_targets(self) -> int:
+        """Trained tokens of the pack."""
+        return self.targets.shape[0]
+
+    def to(self, device: torch.device) -> "MicroBatch":
+        """The same on `device`."""
+        return MicroBatch(
+            self.input_ids.to(device, non_blocking=True),
+            self.position_ids.to(device, non_blocking=True),
+            self.document_lengths,
+            self.target_positions.to(device, non_blocking=True),
+            self.targets.to(device, non_blocking=True),
+        )
+
+
+@dataclass(frozen=True)
+class StepBatch:
+    """What one rank trains in one optimizer step.
+
+    Attributes:
+        micro_batches: this rank's packs.
+        global_targets: trained tokens of the step over all ranks, the divisor of the loss. Every rank knows the
+            whole plan, so it is counted without communication.
+    """
+
+    micro_batches: list[MicroBatch]
+    global_targets: int
+
+    @property
+    def num_tokens(self) -> int:
+        """Tokens of this rank."""
+        return sum(batch.num_tokens for batch in self.micro_batches)
+
+    @property
+    def num_targets(self) -> int:
+        """Trained tokens of this rank."""
+        return sum(batch.num_targets for batch in self.micro_batches)
+
+
+class Batches:
+    """The batches of one rank. The set of rows of a step is the same for every number of ranks."""
+
+    def __init__(self, data: PreparedData, *, rank: int, world_size: int, sequences_per_step: int, seed: int) -> None:
+        assert sequences_per_step % world_size == 0, "checked by TrainerConfig.check_world_size"
+        self._data = data
+        self._rank = rank
+        self._world_size = world_size
+        self._sequences_per_step = sequences_per_step
+        self._seed = seed
+
+    def steps_per_epoch(self) -> int:
+        """Optimizer steps until every pack was seen; the last one is filled up from the next epoch's order."""
+        return -(-len(self._data.packs) // self._sequences_per_step)
+
+    def fetch(self, step: int) -> StepBatch:
+        """The batch of optimizer step `step` (from 1)."""
+        packs = packs_of_step(step - 1, self._sequences_per_step, len(self._data.packs), self._seed)
+        return StepBatch(
+            [self._micro_batch(pack) for pack in packs[self._rank :: self._world_size]],
+            sum(self._data.num_targets(pack) for pack in packs),
+        )
+
+    def _micro_batch(self, pack: int) -> MicroBatch:
+        sequences = [self._data.sequence(index) for index in self._data.packs[pack]]
+        lengths = [len(sequence) for sequence in sequences]
+        ids = np.concatenate([sequence.ids for sequence in sequences]).astype(np.int64)
+        is_target = np.concatenate([sequence.is_trained for sequence in sequences])
+        # Position i predicts token i + 1; the first token of a document is nobody's target.
+        is_target[np.cumsum([0, *lengths[:-1]])] = False
+        positions = np.flatnonzero(is_target) - 1
+        return MicroBatch(
+            input_ids=torch.from_numpy(ids)[None],
+            position_ids=torch.cat([torch.arange(length) for length in lengths])[None],
+            document_lengths=lengths,
+            target_positions=torch.from_numpy(positions),
+            targets=torch.from_numpy(ids[positions + 1]),
+        )

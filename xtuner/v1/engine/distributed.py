@@ -1,0 +1,82 @@
+"""This process among the others: rank, device, process group."""
+
+import os
+from dataclasses import dataclass
+
+import torch
+import torch.distributed as dist
+from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
+
+from xtuner.errors import EnvironmentFault
+
+
+@dataclass(frozen=True)
+class Ranks:
+    """Where this process stands; read from what torchrun sets, one process alone without it."""
+
+    rank: int
+    local_rank: int
+    world_size: int
+
+    @classmethod
+    def from_environment(cls) -> "Ranks":
+        """The values of `RANK`, `LOCAL_RANK` and `WORLD_SIZE`."""
+        return cls(
+            rank=int(os.environ.get("RANK", "0")),
+            local_rank=int(os.environ.get("LOCAL_RANK", "0")),
+            world_size=int(os.environ.get("WORLD_SIZE", "1")),
+        )
+
+    @property
+    def is_first(self) -> bool:
+        """Whether this rank writes what only one may write."""
+        return self.rank == 0
+
+
+def join_process_group(ranks: Ranks) -> DeviceMesh:
+    """Join the process group and return the one-dimensional mesh of all ranks.
+
+    NCCL for tensors on CUDA, gloo for those on the CPU (all of them without an accelerator).
+
+    Raises:
+        EnvironmentFault: fewer devices than ranks on this machine.
+    """
+    device_type = "cuda" if torch.cuda.is_available() else "cpu"
+    if device_type == "cuda":
+        if ranks.local_rank >= torch.cuda.device_count():
+            raise EnvironmentFault(
+                f"rank {ranks.rank} wants device {ranks.local_rank}, this machine has {torch.cuda.device_count()}",
+                hint="lower --nproc-per-node to the number of devices",
+            )
+        torch.cuda.set_device(ranks.local_rank)
+    backend = "cpu:gloo,cuda:nccl" if device_type == "cuda" else "gloo"
+    if "MASTER_ADDR" in os.environ:
+        dist.init_process_group(backend)
+    else:  # started without torchrun: nobody to meet
+        dist.init_process_group(backend, store=dist.HashStore(), rank=0, world_size=1)
+    return init_device_mesh(device_type, (ranks.world_size,), mesh_dim_names=("shard",))
+
+
+def leave_process_group() -> None:
+    """Leave the process group, if this process is in one."""
+    if dist.is_initialized():
+        dist.destroy_process_group()
+
+
+def broadcast_string(text: str) -> str:
+    """`text` as rank 0 gave it."""
+    box = [text]
+    dist.broadcast_object_list(box, src=0)
+    return box[0]
+
+
+def require_same_everywhere(text: str, what: str) -> None:
+    """Raise `EnvironmentFault` on every rank unless all gave the same `text`."""
+    texts: list[str] = [""] * dist.get_world_size()
+    dist.all_gather_object(texts, text)
+    others = [rank for rank, other in enumerate(texts) if other != texts[0]]
+    if others:
+        raise EnvironmentFault(
+            f"{what} differs between the ranks: {texts[0][:12]} on rank 0, {texts[others[0]][:12]} on rank {others[0]}",
+            hint="give every machine the same files",
+        )

@@ -1,0 +1,76 @@
+"""FSDP2: one shard group a decoder block, one for the rest (embeddings, final norm, head) at the root."""
+
+import torch
+from torch.distributed.device_mesh import DeviceMesh
+from torch.distributed.fsdp import CPUOffloadPolicy, MixedPrecisionPolicy, OffloadPolicy, fully_shard
+from torch.distributed.tensor import DTensor
+from transformers import PreTrainedModel
+
+from xtuner.errors import ModelError
+from xtuner.v1.config import FSDPConfig
+from xtuner.v1.model.build import decoder_blocks
+
+
+def shard_model(model: PreTrainedModel, mesh: DeviceMesh, config: FSDPConfig) -> None:
+    """Shard a meta model over `mesh` in place and give its shards memory; their values are still undefined.
+
+    Parameters stay fp32 and gradients are reduced in fp32. Tied embeddings stay one parameter of the root group,
+    which keeps head and embedding in the same all-gather.
+    """
+    policy = MixedPrecisionPolicy(param_dtype=compute_dtype(config, mesh.device_type), reduce_dtype=torch.float32)
+    is_accelerated = mesh.device_type != "cpu"
+    # Pinning needs an accelerator; without one, offloading is a no-op that must still run.
+    offload = CPUOffloadPolicy(pin_memory=is_accelerated) if config.cpu_offload else OffloadPolicy()
+    for module in [*decoder_blocks(model), model]:
+        fully_shard(module, mesh=mesh, mp_policy=policy, offload_policy=offload)
+    model.to_empty(device="cpu" if config.cpu_offload else mesh.device_type)
+    if config.cpu_offload and is_accelerated:
+        # Only parameters are offloaded: FSDP moves those itself, buffers (rotary frequencies) it does not.
+        for module in model.modules():
+            for name, buffer in module.named_buffers(recurse=False):
+                module._buffers[name] = torch.empty_like(buffer, device=mesh.device_type)
+
+
+def compute_dtype(config: FSDPConfig, device_type: str) -> torch.dtype:
+    """The dtype of forward and backward that `config` asks for on a kind of device."""
+    if config.compute_dtype == "auto":
+        return torch.float32 if device_type == "cpu" else torch.bfloat16
+    return torch.float32 if config.compute_dtype == "float32" else torch.bfloat16
+
+
+def local_rows(tensor: torch.Tensor) -> slice:
+    """The rows of dimension 0 that this rank holds of an FSDP2-sharded tensor (all of a plain one).
+
+    FSDP2 cuts as `torch.chunk` does: equal chunks of ceil(rows / ranks), the last ones shorter or empty.
+    """
+    if not isinstance(tensor, DTensor):
+        return slice(0, tensor.shape[0])
+    rank, num_ranks = tensor.device_mesh.get_local_rank(), tensor.device_mesh.size()
+    chunk = -(-tensor.shape[0] // num_ranks)
+    begin = min(rank * chunk, tensor.shape[0])
+    return slice(begin, min(begin + chunk, tensor.shape[0]))
+
+
+def local_part(tensor: torch.Tensor) -> torch.Tensor:
+    """The storage this rank holds of `tensor`."""
+    return tensor.to_local() if isinstance(tensor, DTensor) else tensor
+
+
+@torch.no_grad()
+def copy_rows(target: torch.Tensor, source: object, name: str) -> None:
+    """Copy this rank's rows of `source` (a safetensors slice or a tensor) into its part of `target`.
+
+    Raises:
+        ModelError: the shapes differ.
+    """
+    shape = source.get_shape() if hasattr(source, "get_shape") else source.shape  # type: ignore[attr-defined]
+    if tuple(shape) != tuple(target.shape):
+        raise ModelError(
+            f"{name} is {list(shape)} on disk, the architecture wants {list(target.shape)}",
+            hint="config.json and the weights belong to different models",
+        )
+    part = local_part(target)
+    if target.dim() == 0:
+        part.copy_(source[...])  # type: ignore[index]
+    elif part.numel():
+        part.copy_(source[local_rows(target)])  # type: ignore[index]

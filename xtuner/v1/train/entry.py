@@ -1,0 +1,95 @@
+"""How a rank starts, fails and ends: one message, one exit code, and a note for whoever launched it."""
+
+import json
+import os
+import sys
+import time
+import traceback
+from collections.abc import Callable
+from pathlib import Path
+
+from xtuner.errors import StoppedNotSaved, TrainingFailed, XTunerError
+from xtuner.run.text import describe_error
+from xtuner.v1.config import TrainerConfig
+
+# Ranks meet the same mistake at the same time; the others wait this long for the first to say it.
+_LET_FIRST_SPEAK_S = 5.0
+
+
+def run_as_rank(app: Callable[[], None]) -> None:
+    """Run the command line `app`; end the process with the exit code of the error tree."""
+    try:
+        app()
+    except XTunerError as error:
+        fail(error, step=0)
+
+
+def train_and_exit(config: TrainerConfig) -> None:
+    """Train `config` as this rank and end the process.
+
+    Nothing is fetched from the network: models are local directories here, and a Hub that is down or slow must
+    not stop a run.
+    """
+    os.environ.setdefault("HF_HUB_OFFLINE", "1")
+    os.environ.setdefault("TRANSFORMERS_OFFLINE", "1")
+    from xtuner.v1.train.trainer import Trainer  # torch takes seconds; the flags are valid by now
+
+    trainer: Trainer | None = None
+    try:
+        trainer = Trainer(config)
+        trainer.fit()
+    except Exception as error:
+        step = trainer.step if trainer else 0
+        if trainer:
+            trainer.report_end(error)
+        fail(error, step=step)
+    trainer.close()
+
+
+def fail(error: Exception, *, step: int) -> None:
+    """Say `error` once, leave a note for the launcher, and end the process at once.
+
+    At once: leaving through the interpreter would run collectives that wait for ranks which are gone.
+    """
+    _note_failure(error, step)
+    is_shared_mistake = isinstance(error, XTunerError) and not isinstance(error, TrainingFailed | StoppedNotSaved)
+    if is_shared_mistake and os.environ.get("LOCAL_RANK", "0") != "0":
+        time.sleep(_LET_FIRST_SPEAK_S)
+    elif isinstance(error, XTunerError):
+        print(describe_error(error), file=sys.stderr)
+    else:
+        traceback.print_exception(error)
+    sys.stderr.flush()
+    sys.stdout.flush()
+    os._exit(error.exit_code if isinstance(error, XTunerError) else TrainingFailed.exit_code)
+
+
+def _note_failure(error: Exception, step: int) -> None:
+    """Write the file torchrun shows in its summary, with what `xtuner sft` needs besides.
+
+    The layout is torchelastic's (torch/distributed/elastic/multiprocessing/errors/error_handler.py).
+    """
+    path = os.environ.get("TORCHELASTIC_ERROR_FILE")
+    if not path:
+        return
+    is_known = isinstance(error, XTunerError)
+    note = {
+        "message": {
+            "message": f"{type(error).__name__}: {error}",
+            "extraInfo": {
+                "py_callstack": "".join(traceback.format_exception(error)),
+                "timestamp": str(int(time.time())),
+                "time": time.time(),
+                "rank": int(os.environ.get("RANK", "0")),
+                "step": step,
+                "exit_code": error.exit_code if is_known else TrainingFailed.exit_code,
+                "message": str(error),
+                "hint": error.hint if is_known else "",
+            },
+        }
+    }
+    try:
+        Path(path).parent.mkdir(parents=True, exist_ok=True)
+        Path(path).write_text(json.dumps(note), encoding="utf-8")
+    except OSError:
+        pass  # the message on stderr still stands

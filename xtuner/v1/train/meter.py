@@ -1,0 +1,56 @@
+"""Times and tokens of the steps, as the log line defines them."""
+
+import time
+from dataclasses import dataclass
+
+import torch
+
+from xtuner.v1.datasets.batches import StepBatch
+from xtuner.v1.engine.engine import StepOutcome
+from xtuner.v1.engine.memory import peak_memory_gib, reset_peak_memory
+
+
+@dataclass
+class Meter:
+    """Measures one step after the other on one rank; call `begin`, `batch_ready`, `measure` in this order."""
+
+    device: torch.device
+    _run_tokens: int = 0
+    _run_time_s: float = 0.0
+    _begun_at: float = 0.0
+    _ready_at: float = 0.0
+
+    def begin(self) -> None:
+        """A step begins: waiting for its batch counts as data time."""
+        reset_peak_memory(self.device)
+        self._begun_at = time.perf_counter()
+
+    def batch_ready(self) -> None:
+        """The batch is there: computing begins."""
+        self._ready_at = time.perf_counter()
+
+    def measure(self, batch: StepBatch, outcome: StepOutcome, lr: float) -> dict[str, float]:
+        """The values of the step that just ended, in the order of the log line.
+
+        `time` and `data_time` are seconds, memory is GiB, `tgs` and `e2e_tgs` are this rank's tokens per second
+        over the step's computing time and over the whole run. The outcome's values were read from the device, so
+        the device has finished the step.
+        """
+        now = time.perf_counter()
+        data_time_s, step_time_s = self._ready_at - self._begun_at, now - self._ready_at
+        self._run_tokens += batch.num_tokens
+        self._run_time_s += data_time_s + step_time_s
+        allocated_gib, reserved_gib = peak_memory_gib(self.device)
+        return {
+            "data_time": data_time_s,
+            "lr": lr,
+            "time": step_time_s,
+            "text_tokens": float(batch.num_tokens),
+            "total_loss": outcome.local_loss,
+            "reduced_llm_loss": outcome.reduced_loss,
+            "max_memory": allocated_gib,
+            "reserved_memory": reserved_gib,
+            "grad_norm": outcome.grad_norm,
+            "tgs": batch.num_tokens / step_time_s,
+            "e2e_tgs": self._run_tokens / self._run_time_s,
+        }

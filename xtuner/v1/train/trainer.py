@@ -1,0 +1,218 @@
+"""`Trainer`: from a config to an exported model, on this rank."""
+
+import os
+import socket
+import sys
+import time
+from pathlib import Path
+
+from torch.distributed.device_mesh import DeviceMesh
+from transformers import PreTrainedModel
+
+from xtuner.data.prepare import PreparedData
+from xtuner.errors import StoppedAndSaved, StoppedNotSaved, XTunerError
+from xtuner.preflight import check_inputs, prepare_training_data
+from xtuner.run.atomic import write_json
+from xtuner.run.index import rebuild_index
+from xtuner.run.layout import RunDir, point_latest
+from xtuner.run.record import describe_run
+from xtuner.run.status import Status, StatusBeat
+from xtuner.v1.config import TrainerConfig
+from xtuner.v1.datasets.batches import Batches
+from xtuner.v1.engine.distributed import (
+    Ranks,
+    broadcast_string,
+    join_process_group,
+    leave_process_group,
+    require_same_everywhere,
+)
+from xtuner.v1.engine.engine import TrainEngine
+from xtuner.v1.engine.isolation import check_isolation
+from xtuner.v1.model.build import build_meta_model, read_model_config
+from xtuner.v1.model.export import export_model
+from xtuner.v1.model.initialize import initialize_buffers, initialize_weights
+from xtuner.v1.model.load import load_weights
+from xtuner.v1.model.shard import compute_dtype, shard_model
+from xtuner.v1.optim.adamw import build_adamw
+from xtuner.v1.optim.schedule import learning_rate
+from xtuner.v1.train.meter import Meter
+from xtuner.v1.train.rank_log import RankLog
+from xtuner.v1.train.signals import die_with_parent, raise_on_stop_signals
+
+# The launcher makes the run directory, to have a place for what torchrun captures.
+RUN_DIR_VARIABLE = "XTUNER_RUN_DIR"
+
+
+class Trainer:
+    """One fine-tuning run, seen from one rank.
+
+    Everything that can be known is checked in the constructor before the process group is made; `fit` trains.
+
+    Raises:
+        XTunerError: see `xtuner.errors`; the subclass says whether options, model, data or machine are at fault.
+    """
+
+    def __init__(self, config: TrainerConfig) -> None:
+        die_with_parent()
+        self.config = config
+        self.step = 0
+        self.ranks = Ranks.from_environment()
+        check_inputs(config, self.ranks.world_size)
+        data = prepare_training_data(config, self.ranks.world_size)
+        model_config = read_model_config(config.load_from or _required(config.model_cfg))
+        self.model = build_meta_model(model_config)
+
+        raise_on_stop_signals()
+        mesh = join_process_group(self.ranks)
+        self.run_dir = _share_run_dir(config, self.ranks)
+        self._log = RankLog(self.run_dir, self.ranks.rank)
+        self._batches = Batches(
+            data,
+            rank=self.ranks.rank,
+            world_size=self.ranks.world_size,
+            sequences_per_step=config.sequences_per_step(self.ranks.world_size),
+            seed=config.seed,
+        )
+        self.total_steps = config.total_step or (config.epoch_num or 1) * self._batches.steps_per_epoch()
+        self._beat = _start_beat(self.run_dir, self.total_steps) if self.ranks.is_first else None
+        require_same_everywhere(data.fingerprint(), "the prepared data")
+        self._log_start(data, mesh)
+        self._engine = _build_engine(self.model, mesh, config)
+        self._meter = Meter(self._engine.device)
+
+    def fit(self) -> Path:
+        """Train all steps, export the model, and return the exported directory."""
+        self._set_status(state="running")
+        for step in range(1, self.total_steps + 1):
+            self._meter.begin()
+            batch = self._batches.fetch(step)
+            self._meter.batch_ready()
+            lr = self._learning_rate(step)
+            self.step = step
+            outcome = self._engine.train_step(batch, lr)
+            self._log.step(step, self.total_steps, self._meter.measure(batch, outcome, lr))
+            self._set_status(step=step, step_at=time.time())
+        exported = self._export()
+        self._set_status(state="finished", exit_code=0)
+        return exported
+
+    def report_end(self, error: Exception) -> None:
+        """Write into log and status that `error` ended the run; called on the rank that met it."""
+        is_stop = isinstance(error, StoppedAndSaved | StoppedNotSaved)
+        self._log.error(f"step {self.step}: {type(error).__name__}: {error}")
+        exit_code = error.exit_code if isinstance(error, XTunerError) else 6
+        self._set_status(state="stopped" if is_stop else "failed", exit_code=exit_code, message=str(error))
+        self._refresh_index()
+
+    def close(self) -> None:
+        """Close files and leave the process group."""
+        if self._beat:
+            self._beat.stop()
+        self._refresh_index()
+        self._log.close()
+        leave_process_group()
+
+    def _learning_rate(self, step: int) -> float:
+        config = self.config
+        return learning_rate(
+            step,
+            self.total_steps,
+            lr=config.lr,
+            lr_min=config.lr_min,
+            warmup_ratio=config.warmup_ratio,
+            scheduler_type=config.scheduler_type,
+        )
+
+    def _export(self) -> Path:
+        self._set_status(state="exporting")
+        directory = self.run_dir.export(self.total_steps)
+        export_model(
+            self.model,
+            directory,
+            source=self.config.load_from,
+            tokenizer_dir=self.config.tokenizer_dir,
+            is_writer=self.ranks.is_first,
+        )
+        if self.ranks.is_first:
+            point_latest(self.run_dir, self.total_steps)
+            self._log.info(f"exported to {directory}")
+        return directory
+
+    def _log_start(self, data: PreparedData, mesh: DeviceMesh) -> None:
+        if not self.ranks.is_first:
+            return
+        config = self.config
+        num_parameters = sum(parameter.numel() for parameter in self.model.parameters())
+        dtype = str(compute_dtype(config.fsdp_config, mesh.device_type)).removeprefix("torch.")
+        self._log.info(f"run directory: {self.run_dir.path}")
+        self._log.info(
+            f"model: {type(self.model).__name__}, {num_parameters:,} parameters; compute in {dtype}, "
+            "parameters, optimizer and gradient reduction in float32"
+        )
+        for line in data.counts.report(config.row_limit):
+            self._log.info(line)
+        num_tokens_packed = len(data.packs) * config.pack_max_length
+        self._log.info(
+            f"packs: {len(data.packs):,} of at most {config.pack_max_length:,} tokens, "
+            f"{100 * data.counts.tokens / num_tokens_packed:.1f} % full; "
+            f"{self._batches.steps_per_epoch():,} steps an epoch, {self.total_steps:,} steps in all"
+        )
+
+    def _set_status(self, **changes: object) -> None:
+        if self._beat:
+            self._beat.update(**changes)
+
+    def _refresh_index(self) -> None:
+        if self.ranks.is_first:
+            rebuild_index(self.run_dir.work_dir)
+
+
+def _required(path: Path | None) -> Path:
+    assert path is not None, "TrainerConfig.check guarantees a model"
+    return path
+
+
+def _share_run_dir(config: TrainerConfig, ranks: Ranks) -> RunDir:
+    """The run directory, made by the launcher or by rank 0, known to all ranks."""
+    path = ""
+    if ranks.is_first:
+        given = os.environ.get(RUN_DIR_VARIABLE)
+        run_dir = RunDir(Path(given)) if given else RunDir.create(config.work_dir)
+        resolved = config.model_dump(mode="json")
+        write_json(run_dir.config_json, resolved)
+        write_json(run_dir.run_json, describe_run(["torchrun", *sys.argv], resolved))
+        path = str(run_dir.path.absolute())
+    return RunDir(Path(broadcast_string(path)))
+
+
+def _start_beat(run_dir: RunDir, total_steps: int) -> StatusBeat:
+    now = time.time()
+    status = Status(
+        state="starting",
+        step=0,
+        total_steps=total_steps,
+        pid=os.getpid(),
+        host=socket.gethostname(),
+        started_at=now,
+        heartbeat_at=now,
+        step_at=now,
+    )
+    beat = StatusBeat(run_dir, status)
+    rebuild_index(run_dir.work_dir)
+    return beat
+
+
+def _build_engine(model: PreTrainedModel, mesh: DeviceMesh, config: TrainerConfig) -> TrainEngine:
+    """Shard the meta model, fill it from disk or at random, and put an optimizer on it."""
+    shard_model(model, mesh, config.fsdp_config)
+    if config.load_from:
+        load_weights(model, config.load_from)
+    else:
+        initialize_weights(model, config.seed)
+    initialize_buffers(model)
+    optimizer = build_adamw(
+        model, lr=config.lr, betas=(config.adam_beta1, config.adam_beta2), weight_decay=config.weight_decay
+    )
+    engine = TrainEngine(model, optimizer, mesh=mesh, max_grad_norm=config.max_grad_norm)
+    check_isolation(model, engine.device)
+    return engine
