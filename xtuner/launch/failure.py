@@ -76,8 +76,9 @@ def _explain_silent_death(log_dir: Path, torchrun_output: str) -> XTunerError:
         last = torchrun_output.strip().splitlines()[-1:] or ["it printed nothing"]
         return TrainingFailed(f"torchrun failed: {last[0]}", hint=f"its output is in {log_dir}")
     is_killed = code.group(1) == "-9"
+    how = "SIGKILL" if is_killed else f"exit code {code.group(1)}"
     return TrainingFailed(
-        f"rank {rank.group(1)} ended with {'SIGKILL' if is_killed else 'exit code ' + code.group(1)} and left no message",
+        f"rank {rank.group(1)} ended with {how} and left no message",
         hint="often the kernel, out of memory: look at `dmesg`, use shorter packs or fewer ranks a machine"
         if is_killed
         else f"all output of the ranks is in {log_dir}",

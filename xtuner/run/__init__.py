@@ -1,1 +1,1 @@
-
+"""The run directory: where the trainer and every screen meet. Standard library only."""

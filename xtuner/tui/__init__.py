@@ -1,1 +1,1 @@
-
+"""Screens (Textual): the wizard and the dashboard will live here."""

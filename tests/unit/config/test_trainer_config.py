@@ -64,7 +64,7 @@ def test_world_size_must_divide_the_global_batch() -> None:
     ("name", "text"),
     [
         ("c.yaml", "lr: 1e-4\nfsdp-config:\n  cpu-offload: true\n"),
-        ("c.toml", 'lr = 1e-4\n[fsdp_config]\ncpu_offload = true\n'),
+        ("c.toml", "lr = 1e-4\n[fsdp_config]\ncpu_offload = true\n"),
         ("c.json", '{"lr": 1e-4, "fsdp_config": {"cpu_offload": true}}'),
         (
             "c.py",

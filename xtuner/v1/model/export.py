@@ -20,7 +20,7 @@ from transformers import PreTrainedModel
 from transformers.core_model_loading import revert_weight_conversion
 
 from xtuner.hub.weights import weight_map
-from xtuner.run.atomic import write_json
+from xtuner.run.atomic import sync_directory, write_json
 
 MAX_SHARD_BYTES = 5 * 10**9
 _WEIGHT_SUFFIXES = {".safetensors", ".bin", ".pt", ".pth", ".ckpt", ".gguf", ".h5", ".msgpack", ".onnx"}
@@ -201,8 +201,4 @@ def _commit(temporary: Path, directory: Path) -> None:
         finally:
             os.close(descriptor)
     temporary.rename(directory)
-    descriptor = os.open(directory.parent, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+    sync_directory(directory.parent)

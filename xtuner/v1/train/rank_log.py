@@ -38,5 +38,7 @@ class RankLog:
         self._metrics.close()
 
     def _write(self, line: str) -> None:
-        print(line, file=self._file, flush=True)
-        print(line, file=sys.stderr, flush=True)
+        # One write call a line: the ranks share a terminal, and halves of lines would mix there.
+        for stream in (self._file, sys.stderr):
+            stream.write(line + "\n")
+            stream.flush()

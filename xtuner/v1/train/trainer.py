@@ -1,7 +1,6 @@
 """`Trainer`: from a config to an exported model, on this rank."""
 
 import os
-import socket
 import sys
 import time
 from pathlib import Path
@@ -16,7 +15,7 @@ from xtuner.run.atomic import write_json
 from xtuner.run.index import rebuild_index
 from xtuner.run.layout import RunDir, point_latest
 from xtuner.run.record import describe_run
-from xtuner.run.status import Status, StatusBeat
+from xtuner.run.status import StatusBeat, start_status
 from xtuner.v1.config import TrainerConfig
 from xtuner.v1.datasets.batches import Batches
 from xtuner.v1.engine.distributed import (
@@ -186,18 +185,7 @@ def _share_run_dir(config: TrainerConfig, ranks: Ranks) -> RunDir:
 
 
 def _start_beat(run_dir: RunDir, total_steps: int) -> StatusBeat:
-    now = time.time()
-    status = Status(
-        state="starting",
-        step=0,
-        total_steps=total_steps,
-        pid=os.getpid(),
-        host=socket.gethostname(),
-        started_at=now,
-        heartbeat_at=now,
-        step_at=now,
-    )
-    beat = StatusBeat(run_dir, status)
+    beat = StatusBeat(run_dir, start_status(total_steps))
     rebuild_index(run_dir.work_dir)
     return beat
 
