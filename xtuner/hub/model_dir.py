@@ -44,11 +44,12 @@ class ModelSummary:
 
 @dataclass(frozen=True)
 class ModelReport:
-    """All findings on a path, worst first, and the summary when there is a model."""
+    """All findings on a path, worst first; a summary when there is a model; the path meant instead, if known."""
 
     path: Path
     findings: tuple[Finding, ...]
-    summary: ModelSummary | None
+    summary: ModelSummary | None = None
+    suggestion: Path | None = None
 
     @property
     def ok(self) -> bool:
@@ -59,7 +60,13 @@ class ModelReport:
         """The report as JSON values."""
         findings = [{**asdict(finding), "severity": finding.severity.value} for finding in self.findings]
         summary = asdict(self.summary) if self.summary else None
-        return {"path": str(self.path), "ok": self.ok, "findings": findings, "summary": summary}
+        return {
+            "path": str(self.path),
+            "ok": self.ok,
+            "findings": findings,
+            "summary": summary,
+            "suggestion": str(self.suggestion) if self.suggestion else None,
+        }
 
 
 def require_model(
@@ -89,7 +96,8 @@ def inspect_model(
     except PermissionError as error:
         problem = _fail("UNREADABLE", f"{path} cannot be read: {error.strerror}", "check its permissions")
     if problem:
-        return ModelReport(directory, (problem,), None)
+        cache = recognise_cache(directory) if problem.code == "HUB_CACHE" else None
+        return ModelReport(directory, (problem,), suggestion=cache.snapshots[0] if cache and cache.is_certain else None)
     config, findings = _read_config(directory)
     headers, weight_findings = _read_weights(directory)
     findings += [*weight_findings, *_judge_config(config), *_judge_dtypes(headers)]

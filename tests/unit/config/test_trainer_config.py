@@ -12,11 +12,29 @@ from xtuner.v1.config import FSDPConfig, TrainerConfig
 from xtuner.v1.config.files import resolve_config
 from xtuner.v1.config.flags import flag_names, flags_of
 
-PUBLIC_FLAGS = """
---load-from --model-cfg --tokenizer-path --dataset --max-length --pack-max-length --total-step --epoch-num
---global-batch-size --seed --lr --lr-min --scheduler-type --warmup-ratio --weight-decay --adam-beta1 --adam-beta2
---max-grad-norm --fsdp-config.cpu-offload --fsdp-config.compute-dtype --work-dir
-""".split()
+PUBLIC_FLAGS = [
+    "--load-from",
+    "--model-cfg",
+    "--tokenizer-path",
+    "--dataset",
+    "--max-length",
+    "--pack-max-length",
+    "--total-step",
+    "--epoch-num",
+    "--global-batch-size",
+    "--seed",
+    "--lr",
+    "--lr-min",
+    "--scheduler-type",
+    "--warmup-ratio",
+    "--weight-decay",
+    "--adam-beta1",
+    "--adam-beta2",
+    "--max-grad-norm",
+    "--fsdp-config.cpu-offload",
+    "--fsdp-config.compute-dtype",
+    "--work-dir",
+]
 
 
 def test_public_flags_are_these_and_no_others() -> None:

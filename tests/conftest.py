@@ -1,0 +1,34 @@
+"""What all tiers share: no network, tiny models built once a session, helpers to run real processes."""
+
+import os
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+os.environ["HF_HUB_OFFLINE"] = "1"
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+sys.path.insert(0, str(Path(__file__).parent))
+
+
+@pytest.fixture(scope="session")
+def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
+    """`tiny_model("qwen3")` is a model directory; the same arguments give the same directory."""
+    import tiny_models
+
+    root = tmp_path_factory.mktemp("models")
+
+    def make(architecture: str, **options: object) -> Path:
+        directory = root / "-".join([architecture, *map(str, options.values())])
+        return directory if directory.exists() else tiny_models.make_model(directory, architecture, **options)
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def chats(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """120 chats of one to three turns."""
+    import tiny_models
+
+    return tiny_models.make_chats(tmp_path_factory.mktemp("data") / "chats.jsonl")

@@ -1,0 +1,61 @@
+"""Engine pieces put together the way the trainer does, without files and command line around them."""
+
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch.distributed.device_mesh import DeviceMesh
+from torch.distributed.tensor import DTensor
+
+from xtuner.data.prepare import PreparedData
+from xtuner.v1.config import FSDPConfig
+from xtuner.v1.engine.engine import TrainEngine
+from xtuner.v1.model.build import build_meta_model, read_model_config
+from xtuner.v1.model.initialize import initialize_buffers
+from xtuner.v1.model.load import load_weights
+from xtuner.v1.model.shard import shard_model
+from xtuner.v1.optim.adamw import build_adamw
+
+
+def sharded_model(mesh: DeviceMesh, model_dir: Path, fsdp: FSDPConfig | None = None):
+    """The model of `model_dir`, loaded into shards."""
+    model = build_meta_model(read_model_config(model_dir))
+    shard_model(model, mesh, fsdp or FSDPConfig())
+    load_weights(model, model_dir)
+    initialize_buffers(model)
+    return model
+
+
+def engine(mesh: DeviceMesh, model_dir: Path, *, sgd: bool = False, max_grad_norm: float = 1.0) -> TrainEngine:
+    """An engine with AdamW as in training, or with SGD, whose step at lr 1 is the gradient itself."""
+    model = sharded_model(mesh, model_dir)
+    optimizer = (
+        torch.optim.SGD(model.parameters(), lr=1.0)
+        if sgd
+        else build_adamw(model, lr=1e-3, betas=(0.9, 0.95), weight_decay=0.01)
+    )
+    return TrainEngine(model, optimizer, mesh=mesh, max_grad_norm=max_grad_norm)
+
+
+def prepared(packs: list[list[tuple[int, int]]], seed: int = 0) -> PreparedData:
+    """Random tokens; each pack a list of (tokens, trained tokens at the end) per sequence."""
+    generator = np.random.default_rng(seed)
+    shapes = [shape for pack in packs for shape in pack]
+    lengths = [length for length, _ in shapes]
+    starts = np.cumsum([0, *lengths])
+    is_trained = np.concatenate([np.arange(length) >= length - trained for length, trained in shapes])
+    numbers = iter(range(len(shapes)))
+    return PreparedData(
+        ids=generator.integers(3, 512, starts[-1]).astype(np.int32),
+        is_trained=is_trained,
+        starts=starts,
+        packs=[[next(numbers) for _ in pack] for pack in packs],
+    )
+
+
+def full_weights(model: torch.nn.Module) -> dict[str, torch.Tensor]:
+    """All parameters, whole; collective."""
+    return {
+        name: (p.full_tensor() if isinstance(p, DTensor) else p).detach().clone()
+        for name, p in model.named_parameters()
+    }
