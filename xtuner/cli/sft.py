@@ -10,6 +10,7 @@ from xtuner.cli import console
 from xtuner.launch.devices import count_accelerators
 from xtuner.launch.plan import LaunchPlan, torchrun_command
 from xtuner.launch.ports import check_endpoint
+from xtuner.run.layout import RunDir
 from xtuner.v1.config import TrainerConfig
 from xtuner.v1.config.flags import with_flags
 
@@ -55,15 +56,16 @@ def command(
     launch(plan)
 
 
-def launch(plan: LaunchPlan) -> None:
-    """Prepare the data once to find its faults, then run `plan` to its end.
+def launch(plan: LaunchPlan) -> RunDir:
+    """Prepare the data once to find its faults, then run `plan` to its end; returns the run directory.
+
+    On a machine without rank 0 the run directory is that machine's own, and holds its ranks' output alone.
 
     Raises:
         XTunerError: the data or the run failed.
     """
     from xtuner.launch.supervise import run_to_end
     from xtuner.preflight import prepare_training_data
-    from xtuner.run.layout import RunDir
 
     console.say(f"checking {plan.config.dataset} with the tokenizer of {plan.config.tokenizer_dir}")
     prepare_training_data(plan.config, plan.world_size)
@@ -71,8 +73,9 @@ def launch(plan: LaunchPlan) -> None:
         log_dir = plan.config.work_dir / "nodes" / f"node{plan.node_rank}-{os.getpid()}"
         console.say(f"training with --node-rank 0; output of the ranks here: {log_dir}")
         run_to_end(replace(plan, log_dir=log_dir), None, console.say)
-        return
+        return RunDir(log_dir)
     run_dir = RunDir.create(plan.config.work_dir)
     run_to_end(replace(plan, log_dir=run_dir.logs / "torchrun"), run_dir, console.say)
     console.say("fine-tuned model:")
     console.data(str(run_dir.latest_export))
+    return run_dir

@@ -31,7 +31,7 @@ def read_index(model_dir: Path) -> dict[str, str]:
     """
     path = model_dir / INDEX
     try:
-        names = json.loads(path.read_text(encoding="utf-8"))["weight_map"]
+        names: dict[str, str] = json.loads(path.read_text(encoding="utf-8"))["weight_map"]
         is_map = isinstance(names, dict) and all(isinstance(name, str) for name in names.values())
     except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise ModelError(f"{INDEX} cannot be read: {error}", hint="download the file again") from None

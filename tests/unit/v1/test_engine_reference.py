@@ -12,6 +12,7 @@ from transformers import AutoModelForCausalLM
 from xtuner.errors import ModelError, TrainingFailed
 from xtuner.v1.datasets.batches import Batches
 from xtuner.v1.engine.isolation import check_isolation
+from xtuner.v1.optim.adamw import build_adamw
 
 ARCHITECTURES = list(tiny_models.ARCHITECTURES)
 
@@ -30,7 +31,9 @@ def test_one_step_equals_a_plain_loop(mesh, tiny_model, architecture):
     model_dir = tiny_model(architecture)
     data = engine_parts.prepared([[(40, 25)], [(11, 3)], [(64, 30)]])
     engine = engine_parts.engine(mesh, model_dir)
-    lr = 6e-5  # Adam's first step is lr * sign(gradient): at larger rates the sign of a rounding error shows
+    # Adam's first step is lr * g / (|g| + 1e-8): where a gradient is mere rounding, so is its step, up to lr itself.
+    lr = 6e-6
+    before = engine_parts.full_weights(engine.model)
     outcome = engine.train_step(_batches(data, 3).fetch(1), lr=lr)
 
     reference = _reference(model_dir)
@@ -55,7 +58,20 @@ def test_one_step_equals_a_plain_loop(mesh, tiny_model, architecture):
     assert outcome.local_loss == outcome.reduced_loss
     assert outcome.grad_norm == pytest.approx(grad_norm.item(), rel=1e-6)
     for name, weight in engine_parts.full_weights(engine.model).items():
-        torch.testing.assert_close(weight, reference.get_parameter(name).detach(), rtol=0, atol=1e-6)
+        expected = reference.get_parameter(name).detach()
+        torch.testing.assert_close(weight, expected, rtol=0, atol=1e-6)
+        assert (weight - expected).norm() < 0.02 * (before[name] - expected).norm(), name
+
+
+def test_only_matrices_are_decayed(mesh, tiny_model):
+    """With zero gradients AdamW is decay alone: w * (1 - lr * weight_decay) for matrices, nothing for vectors."""
+    model = engine_parts.sharded_model(mesh, tiny_model("llama"))
+    before = engine_parts.full_weights(model)
+    for parameter in model.parameters():
+        parameter.grad = torch.zeros_like(parameter)
+    build_adamw(model, lr=0.1, betas=(0.9, 0.95), weight_decay=0.5).step()
+    for name, weight in engine_parts.full_weights(model).items():
+        torch.testing.assert_close(weight, before[name] * (0.95 if weight.dim() >= 2 else 1.0))
 
 
 @pytest.mark.parametrize("architecture", ARCHITECTURES)

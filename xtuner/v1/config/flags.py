@@ -92,7 +92,7 @@ def _parameters(options: type[Options]) -> Iterator[inspect.Parameter]:
                 help=_help(field, default),
                 show_default=False,
                 metavar=_metavar(field),
-                rich_help_panel=field.json_schema_extra["group"],  # type: ignore[index,call-overload,arg-type]
+                rich_help_panel=field.json_schema_extra["group"],  # type: ignore[index,arg-type]
             ),
             annotation=_value_type(field) | None,
         )
@@ -113,7 +113,7 @@ def _metavar(field: FieldInfo) -> str | None:
     kind = _value_type(field)
     if get_origin(kind) is Literal:
         return "[" + "|".join(get_args(kind)) + "]"
-    unit = field.json_schema_extra["unit"]  # type: ignore[index,call-overload]
+    unit = field.json_schema_extra["unit"]  # type: ignore[index]
     return str(unit).upper() if unit else None
 
 

@@ -53,7 +53,7 @@ def join_process_group(ranks: Ranks) -> DeviceMesh:
     if "MASTER_ADDR" in os.environ:
         dist.init_process_group(backend)
     else:  # started without torchrun: nobody to meet
-        dist.init_process_group(backend, store=dist.HashStore(), rank=0, world_size=1)
+        dist.init_process_group(backend, store=dist.HashStore(), rank=0, world_size=1)  # type: ignore[attr-defined]
     return init_device_mesh(device_type, (ranks.world_size,), mesh_dim_names=("shard",))
 
 
@@ -61,6 +61,11 @@ def leave_process_group() -> None:
     """Leave the process group, if this process is in one."""
     if dist.is_initialized():
         dist.destroy_process_group()
+
+
+def wait_for_all() -> None:
+    """Return when every rank has come here."""
+    dist.barrier()
 
 
 def broadcast_string(text: str) -> str:

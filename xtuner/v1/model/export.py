@@ -76,7 +76,7 @@ def _full_layers(model: PreTrainedModel, *, keep: bool) -> Iterator[dict[str, to
         layer: dict[str, torch.Tensor] = {}
         for name, tensor in items:
             # Gathering is collective: every rank takes part, only the writer keeps the result.
-            full = tensor.detach().full_tensor() if isinstance(tensor, DTensor) else tensor.detach()
+            full = (tensor.full_tensor() if isinstance(tensor, DTensor) else tensor).detach()
             if keep:
                 layer[name] = full.cpu()
         yield layer

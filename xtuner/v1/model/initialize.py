@@ -27,7 +27,7 @@ def initialize_buffers(model: PreTrainedModel) -> None:
             if buffer.is_floating_point():
                 buffer.fill_(float("nan"))
         for parameter in module.parameters(recurse=False):
-            parameter._is_hf_initialized = True  # type: ignore[attr-defined]  # keeps what was loaded
+            parameter._is_hf_initialized = True  # keeps what was loaded
         model._init_weights(module)
         for name, buffer in module.named_buffers(recurse=False):
             if buffer.is_floating_point() and buffer.isnan().any():

@@ -112,7 +112,7 @@ def _return_to_meta(model: PreTrainedModel, name: str) -> None:
     path, _, leaf = name.rpartition(".")
     module = model.get_submodule(path)
     store = module._parameters if leaf in module._parameters else module._buffers
-    store[leaf] = store[leaf].to("meta")  # type: ignore[union-attr]
+    store[leaf] = store[leaf].to("meta")
 
 
 def _check_complete(

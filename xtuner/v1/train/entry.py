@@ -7,6 +7,7 @@ import time
 import traceback
 from collections.abc import Callable
 from pathlib import Path
+from typing import NoReturn
 
 from xtuner.errors import StoppedNotSaved, TrainingFailed, XTunerError
 from xtuner.run.text import describe_error
@@ -44,9 +45,14 @@ def train_and_exit(config: TrainerConfig) -> None:
             trainer.report_end(error)
         fail(error, step=step)
     trainer.close()
+    sys.stderr.flush()
+    sys.stdout.flush()
+    # Not through the interpreter's exit: destructors of gloo's threads abort the process there now and then
+    # ("terminate called without an active exception"), and torchrun would call a finished run failed.
+    os._exit(0)
 
 
-def fail(error: Exception, *, step: int) -> None:
+def fail(error: Exception, *, step: int) -> NoReturn:
     """Say `error` once, leave a note for the launcher, and end the process at once.
 
     At once: leaving through the interpreter would run collectives that wait for ranks which are gone.
@@ -72,7 +78,7 @@ def _note_failure(error: Exception, step: int) -> None:
     path = os.environ.get("TORCHELASTIC_ERROR_FILE")
     if not path:
         return
-    is_known = isinstance(error, XTunerError)
+    known = error if isinstance(error, XTunerError) else TrainingFailed(str(error))
     note = {
         "message": {
             "message": f"{type(error).__name__}: {error}",
@@ -82,9 +88,9 @@ def _note_failure(error: Exception, step: int) -> None:
                 "time": time.time(),
                 "rank": int(os.environ.get("RANK", "0")),
                 "step": step,
-                "exit_code": error.exit_code if is_known else TrainingFailed.exit_code,
+                "exit_code": known.exit_code,
                 "message": str(error),
-                "hint": error.hint if is_known else "",
+                "hint": known.hint,
             },
         }
     }

@@ -24,6 +24,7 @@ from xtuner.v1.engine.distributed import (
     join_process_group,
     leave_process_group,
     require_same_everywhere,
+    wait_for_all,
 )
 from xtuner.v1.engine.engine import TrainEngine
 from xtuner.v1.engine.isolation import check_isolation
@@ -92,6 +93,7 @@ class Trainer:
             self._log.step(step, self.total_steps, self._meter.measure(batch, outcome, lr))
             self._set_status(step=step, step_at=time.time())
         exported = self._export()
+        wait_for_all()  # nobody leaves while the first rank still writes
         self._set_status(state="finished", exit_code=0)
         return exported
 

@@ -1,0 +1,44 @@
+# Every target sets up what it needs: a fresh machine with Python and pip is enough.
+PYTHON ?= python3
+VENV   ?= .venv
+BIN    := $(VENV)/bin
+# Tests of the tier e2e start several ranks each; more workers than this only make them wait for each other.
+WORKERS ?= 2
+
+.PHONY: install demo test check unit e2e gpu format clean
+
+install: $(VENV)/.installed
+
+$(VENV)/.installed: pyproject.toml
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev]'
+	@touch $@
+
+demo: install
+	$(BIN)/xtuner demo
+
+test: install
+	$(BIN)/python -m pytest -n $(WORKERS) -m 'not gpu'
+
+check: install
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+	$(BIN)/python -m pytest -n $(WORKERS) -m 'not e2e and not faults and not gpu'
+
+unit: install
+	$(BIN)/python -m pytest -n $(WORKERS) -m 'not e2e and not faults and not gpu'
+
+e2e: install
+	$(BIN)/python -m pytest -n $(WORKERS) -m e2e
+
+gpu: install
+	$(BIN)/python -m pytest -m gpu
+
+format: install
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+clean:
+	rm -rf $(VENV) work_dirs .pytest_cache .ruff_cache .mypy_cache .import_linter_cache

@@ -1,0 +1,99 @@
+"""A rank that dies, and signals to the launcher."""
+
+import json
+import os
+import signal
+import subprocess
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+from commands import BIN, ROOT
+
+from xtuner.run.layout import list_runs
+
+
+@pytest.fixture
+def running(tiny_model, chats, tmp_path):
+    """A run of two ranks that has begun to train, and would go on for long."""
+    command = [BIN / "xtuner", "sft", "--load-from", tiny_model("llama"), "--dataset", chats, "--nproc-per-node", "2"]
+    process = subprocess.Popen(
+        [*map(str, command), "--total-step", "100000", "--work-dir", str(tmp_path)],
+        cwd=ROOT,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "NO_COLOR": "1"},
+    )
+    try:
+        _wait(lambda: any(" Step 3/" in _read(run.rank_log(0)) for run in list_runs(tmp_path)), process)
+        yield process, list_runs(tmp_path)[0], _ranks(process)
+    finally:
+        for child in [*psutil.Process(process.pid).children(recursive=True)] if process.poll() is None else []:
+            child.kill()
+        process.kill()
+        process.communicate()
+
+
+def _read(path: Path) -> str:
+    return path.read_text() if path.exists() else ""
+
+
+def _wait(condition, process, limit_s: float = 120) -> None:
+    deadline = time.monotonic() + limit_s
+    while not condition():
+        assert process.poll() is None and time.monotonic() < deadline, process.communicate()
+        time.sleep(0.1)
+
+
+def _ranks(process) -> list[psutil.Process]:
+    children = psutil.Process(process.pid).children(recursive=True)
+    ranks = [child for child in children if "RANK" in child.environ() and "sft.py" in " ".join(child.cmdline())]
+    return sorted(ranks, key=lambda child: int(child.environ()["RANK"]))
+
+
+def test_a_killed_rank_is_named_once(running):
+    process, run_dir, ranks = running
+    ranks[1].kill()
+    _, stderr = process.communicate(timeout=120)
+    assert process.returncode == 6
+    errors = stderr[stderr.index("error:") :]
+    assert "rank 1" in errors and "SIGKILL" in errors and "hint:" in errors and len(errors.splitlines()) < 30
+    assert not any(rank.is_running() and rank.status() != psutil.STATUS_ZOMBIE for rank in ranks)
+
+
+def test_a_rank_that_raises_is_told_with_step_and_traceback(running):
+    """A full metrics file system, in the shape of a closed descriptor, breaks rank 1 inside a step."""
+    process, run_dir, ranks = running
+    target = str(run_dir.rank_metrics(1))
+    [descriptor] = [
+        path.name for path in Path(f"/proc/{ranks[1].pid}/fd").iterdir() if os.path.realpath(path) == target
+    ]
+    resource_limit = psutil.Process(ranks[1].pid)
+    resource_limit.rlimit(psutil.RLIMIT_FSIZE, (1, 1))
+    assert descriptor
+    _, stderr = process.communicate(timeout=120)
+    errors = stderr[stderr.index("error:") :]
+    assert process.returncode == 6, stderr
+    assert "rank 1 failed in step" in errors and "File too large" in errors and "rank_log.py" in errors
+    assert len(errors.splitlines()) < 30
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_to_the_launcher_ends_the_ranks(running, number):
+    process, run_dir, ranks = running
+    process.send_signal(number)
+    _, stderr = process.communicate(timeout=120)
+    assert process.returncode == 8 and number.name in stderr and "Traceback" not in stderr[stderr.index("error:") :]
+    assert json.loads(run_dir.status_json.read_text())["state"] == "stopped"
+    assert not any(rank.is_running() and rank.status() != psutil.STATUS_ZOMBIE for rank in ranks)
+
+
+def test_ranks_do_not_outlive_a_killed_torchrun(running):
+    process, _, ranks = running
+    ranks[0].parent().kill()
+    psutil.wait_procs(ranks, timeout=30)
+    assert not any(rank.is_running() and rank.status() != psutil.STATUS_ZOMBIE for rank in ranks)
+    assert process.wait(timeout=60) == 6

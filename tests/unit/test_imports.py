@@ -1,0 +1,69 @@
+"""What starts at once imports little: looked up in `sys.modules` of a fresh interpreter."""
+
+import subprocess
+import sys
+
+import pytest
+
+import xtuner.v1.train
+
+
+def _modules_after(program: str) -> set[str]:
+    done = subprocess.run(
+        [sys.executable, "-c", f"{program}\nimport sys; print('MODULES', *sys.modules)"],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    return set(done.stdout.rpartition("MODULES ")[2].split())
+
+
+RUN_CLI = """
+import sys
+sys.argv = ["xtuner", *{arguments!r}]
+from xtuner.cli.app import run
+try:
+    run()
+except SystemExit:
+    pass
+"""
+
+
+@pytest.mark.parametrize("command", [[], ["sft"], ["check-model"], ["monitor"], ["runs"], ["demo"]])
+def test_help_imports_neither_torch_nor_transformers(command):
+    modules = _modules_after(RUN_CLI.format(arguments=[*command, "--help"]))
+    assert "xtuner.cli.app" in modules
+    assert not modules & {"torch", "transformers", "numpy", "textual", "safetensors"}
+
+
+def test_check_model_and_monitor_run_without_numpy(tmp_path):
+    for command in (["check-model", str(tmp_path)], ["monitor", str(tmp_path), "--once"], ["runs", str(tmp_path)]):
+        assert not _modules_after(RUN_CLI.format(arguments=command)) & {"torch", "transformers", "numpy"}
+
+
+def test_data_and_preflight_work_without_torch(tiny_model, chats):
+    program = (
+        "from xtuner.preflight import check_inputs, prepare_training_data\nfrom xtuner.v1.config import TrainerConfig\n"
+        f"config = TrainerConfig(load_from={str(tiny_model('qwen3'))!r}, dataset={str(chats)!r})\n"
+        "check_inputs(config, 1)\nassert prepare_training_data(config, 1).counts.rows == 120"
+    )
+    modules = _modules_after(program)
+    assert "tokenizers" in modules and "torch" not in modules
+
+
+def test_run_directory_is_standard_library_only():
+    program = (
+        "import xtuner.run.index, xtuner.run.layout, xtuner.run.logline, xtuner.run.metrics, xtuner.run.record\n"
+        "import xtuner.run.status, xtuner.run.tail, xtuner.run.text"
+    )
+    outside = {name.partition(".")[0] for name in _modules_after(program)} - set(sys.stdlib_module_names)
+    assert outside <= {"xtuner", "__main__", "__mp_main__", "sitecustomize", "_distutils_hack", "_virtualenv"} | {
+        name for name in outside if name.startswith(("_", "__editable__"))
+    }
+
+
+def test_public_names_are_these_and_lazy():
+    assert xtuner.v1.train.__all__ == ["FSDPConfig", "Trainer", "TrainerConfig"]
+    assert "torch" not in _modules_after("from xtuner.v1.train import TrainerConfig")
+    with pytest.raises(AttributeError):
+        xtuner.v1.train.Nothing  # noqa: B018
