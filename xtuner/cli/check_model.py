@@ -6,8 +6,19 @@ import typer
 
 from xtuner.cli import console
 from xtuner.errors import ModelError
-from xtuner.hub.findings import Severity
+from xtuner.hub.findings import Finding
 from xtuner.hub.model_dir import ModelReport, ModelSummary, inspect_model
+
+_NO_MODEL_CODES = {
+    "PATH_MISSING",
+    "HUB_ID",
+    "NOT_A_DIRECTORY",
+    "HUB_CACHE_ROOT",
+    "HUB_CACHE_REPO",
+    "HUB_CACHE_SNAPSHOTS",
+    "PARENT_OF_MODELS",
+    "NO_CONFIG",
+}
 
 
 def command(
@@ -20,7 +31,8 @@ def command(
 
     \b
     Example:
-      xtuner check-model ~/.cache/huggingface/hub/models--Qwen--Qwen3-0.6B
+      xtuner check-model models/Qwen3-8B
+      xtuner check-model ~/.cache/huggingface/hub/models--Qwen--Qwen3-8B
     """
     report = inspect_model(path)
     if json:
@@ -32,42 +44,70 @@ def command(
 
 
 def _render(report: ModelReport) -> list[str]:
-    lines = _render_summary(report.summary) if report.summary else []
+    lines = [*_render_summary(report.summary), ""] if report.summary else []
     for finding in report.findings:
-        lines.append(f"{finding.severity.value} {finding.code}: {finding.message}")
-        if finding.hint:
-            lines.append(f"  hint: {finding.hint}")
-    num_fails = sum(finding.severity is Severity.FAIL for finding in report.findings)
-    lines.append(f"FAIL: {num_fails} to fix in {report.path}" if num_fails else f"OK: {report.path} can be trained")
-    if report.suggestion:
-        lines.append(f"xtuner check-model {shlex.quote(str(report.suggestion))}")
+        lines += _render_finding(finding)
+    if report.findings:
+        lines.append("")
+    if report.ok:
+        return [*lines, "OK: this model can be trained"]
+    if report.suggestion is not None:  # the command last, so that it can be pasted
+        return [
+            *lines,
+            "FAIL: this is not the model directory; try",
+            f"xtuner check-model {_pasted(report.suggestion)}",
+        ]
+    if report.findings[0].code in _NO_MODEL_CODES:
+        return [*lines, "FAIL: this is not a model directory"]
+    problems = "1 problem" if report.num_fails == 1 else f"{report.num_fails} problems"
+    return [*lines, f"FAIL: this model cannot be trained ({problems} to fix)"]
+
+
+def _pasted(path: object) -> str:
+    text = str(path)
+    return shlex.quote(f"./{text}" if text.startswith("-") else text)
+
+
+def _render_finding(finding: Finding) -> list[str]:
+    lines = [f"{finding.severity.value} {finding.code}: {finding.message}"]
+    if finding.hint:
+        first, *rest = finding.hint.split("\n")
+        lines += [f"  hint: {first}", *(f"    {line}" for line in rest)]
     return lines
 
 
 def _render_summary(summary: ModelSummary) -> list[str]:
     heads = f"{summary.num_heads} ({summary.num_kv_heads} key-value)" if summary.num_kv_heads else summary.num_heads
+    num_files = len(summary.weight_files)
     rows = {
         "architecture": f"{summary.architecture} ({summary.model_type})",
         "parameters": _short_count(summary.num_parameters),
-        "weights": f"{summary.dtype}, {_size(summary.size_bytes)} in {len(summary.weight_files)} file(s)",
+        "dtype": summary.dtype,
+        "size on disk": f"{_size(summary.size_bytes)} in {num_files} {'file' if num_files == 1 else 'files'}",
         "layers": summary.num_layers,
         "hidden size": summary.hidden_size,
         "heads": heads,
         "vocabulary": summary.vocab_size,
-        "context": summary.context_length,
-        "tied embeddings": "yes" if summary.tied_embeddings else "no",
-        "tokenizer": "yes" if summary.has_tokenizer else "no",
-        "chat template": "yes" if summary.has_chat_template else "no",
+        "context length": summary.context_length,
+        "tied embeddings": _yes_no(summary.tied_embeddings),
+        "tokenizer": summary.tokenizer or "no",
+        "chat template": _yes_no(summary.has_chat_template),
+        "generation config": _yes_no(summary.has_generation_config),
     }
-    return [f"{name:<16} {'?' if value is None else value}" for name, value in rows.items()] + [""]
+    width = max(map(len, rows))
+    return [f"{name:<{width}}  {'?' if value is None else value}" for name, value in rows.items()]
+
+
+def _yes_no(value: bool) -> str:
+    return "yes" if value else "no"
 
 
 def _short_count(count: int) -> str:
-    for unit, size in (("B", 10**9), ("M", 10**6), ("K", 10**3)):
+    for unit, size in (("T", 10**12), ("B", 10**9), ("M", 10**6), ("K", 10**3)):
         if count >= size:
             return f"{count / size:.2f} {unit}"
     return str(count)
 
 
 def _size(num_bytes: int) -> str:
-    return f"{num_bytes / 2**30:.2f} GiB" if num_bytes >= 2**28 else f"{num_bytes / 2**20:.1f} MiB"
+    return f"{num_bytes / 2**30:.2f} GiB" if num_bytes >= 2**27 else f"{num_bytes / 2**20:.2f} MiB"

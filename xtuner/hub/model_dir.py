@@ -1,29 +1,34 @@
 """The verdict on a model directory."""
 
-import json
 import os
-import re
 import shlex
-from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from math import prod
 from pathlib import Path
 from typing import Any
 
 from xtuner.errors import ModelError
-from xtuner.hub.cache_layout import CacheLayout, recognise_cache
-from xtuner.hub.findings import Finding, Severity
-from xtuner.hub.safetensors_header import SafetensorsHeader, read_header
-from xtuner.hub.weights import INDEX, read_index, weight_files
+from xtuner.hub.findings import Finding, HubError, Severity, fail, info, shown, shown_names, shown_path
+from xtuner.hub.judge_config import (
+    Config,
+    architecture_of,
+    first_int,
+    judge_special_ids,
+    judge_vocab_size,
+    read_config,
+    text_config,
+)
+from xtuner.hub.judge_tokenizer import TokenizerInfo, judge_tokenizer
+from xtuner.hub.judge_weights import Weights, explain_no_weights, judge_weights
+from xtuner.hub.near_miss import Diversion, explain_parent, judge_path
+from xtuner.hub.regular_file import read_json_object
 
-_MAX_JSON_BYTES = 10 * 2**20
 _FLOATS = {"F64", "F32", "F16", "BF16"}
-_SHOWN = 5
 
 
 @dataclass(frozen=True)
 class ModelSummary:
-    """A model in numbers; what config.json does not say is None."""
+    """A model in numbers, parameters counted from the weight headers; what config.json does not say is None."""
 
     architecture: str
     model_type: str
@@ -37,277 +42,182 @@ class ModelSummary:
     vocab_size: int | None
     context_length: int | None
     tied_embeddings: bool
-    has_tokenizer: bool
+    tokenizer: str | None
     has_chat_template: bool
+    has_generation_config: bool
     weight_files: tuple[str, ...]
 
 
 @dataclass(frozen=True)
 class ModelReport:
-    """All findings on a path, worst first; a summary when there is a model; the path meant instead, if known."""
+    """All findings on a path, worst first, and a summary when there is a whole model.
+
+    `candidates` are directories that may have been meant instead, `suggestion` is the one that must have been.
+    """
 
     path: Path
     findings: tuple[Finding, ...]
     summary: ModelSummary | None = None
     suggestion: Path | None = None
+    candidates: tuple[Path, ...] = ()
 
     @property
     def ok(self) -> bool:
         """Whether the model can be trained."""
-        return not any(finding.severity is Severity.FAIL for finding in self.findings)
+        return self.num_fails == 0
+
+    @property
+    def num_fails(self) -> int:
+        """How many findings stand in the way of training."""
+        return sum(finding.severity is Severity.FAIL for finding in self.findings)
 
     def to_json(self) -> dict[str, Any]:
-        """The report as JSON values."""
-        findings = [{**asdict(finding), "severity": finding.severity.value} for finding in self.findings]
-        summary = asdict(self.summary) if self.summary else None
+        """The report as JSON values; the keys are stable."""
         return {
-            "path": str(self.path),
+            "path": shown_path(self.path),
             "ok": self.ok,
-            "findings": findings,
-            "summary": summary,
-            "suggestion": str(self.suggestion) if self.suggestion else None,
+            "findings": [{**asdict(finding), "severity": finding.severity.value} for finding in self.findings],
+            "summary": asdict(self.summary) if self.summary else None,
+            "suggestion": shown_path(self.suggestion) if self.suggestion else None,
+            "candidates": [shown_path(path) for path in self.candidates],
         }
 
 
 def require_model(
-    path: str | os.PathLike[str], *, needs_tokenizer: bool = True, needs_chat_template: bool = True
+    path: str | os.PathLike[str], *, needs_chat_template: bool = True, needs_tokenizer: bool = True
 ) -> ModelReport:
     """The report on a path that must hold a trainable model.
 
     Raises:
-        ModelError: it does not; message and hint are those of the worst finding.
+        ModelError: it does not; message and hint are those of the first FAIL.
     """
-    report = inspect_model(path, needs_tokenizer=needs_tokenizer, needs_chat_template=needs_chat_template)
+    report = inspect_model(path, needs_chat_template=needs_chat_template, needs_tokenizer=needs_tokenizer)
     if not report.ok:
-        first = report.findings[0]
-        num_more = sum(finding.severity is Severity.FAIL for finding in report.findings) - 1
-        more = f" (and {num_more} more: xtuner check-model {shlex.quote(str(path))})" if num_more else ""
+        first, num_more = report.findings[0], report.num_fails - 1
+        check = f"xtuner check-model {shlex.quote(shown_path(path))}"
+        more = f" (and {num_more} more: {check} lists all)" if num_more else ""
         raise ModelError(first.message + more, hint=first.hint)
     return report
 
 
 def inspect_model(
-    path: str | os.PathLike[str], *, needs_tokenizer: bool = True, needs_chat_template: bool = True
+    path: str | os.PathLike[str], *, needs_chat_template: bool = True, needs_tokenizer: bool = True
 ) -> ModelReport:
-    """Look at everything a training run would trip over; reads JSON files and weight headers only."""
+    """Look at everything a training run would trip over.
+
+    Reads JSON files and weight headers only: nothing is executed, unpickled or fetched, and only regular files
+    are opened. Never raises for what it finds.
+    """
     directory = Path(path)
     try:
-        problem = _judge_path(str(path), directory)
-    except PermissionError as error:
-        problem = _fail("UNREADABLE", f"{path} cannot be read: {error.strerror}", "check its permissions")
-    if problem:
-        cache = recognise_cache(directory) if problem.code == "HUB_CACHE" else None
-        return ModelReport(directory, (problem,), suggestion=cache.snapshots[0] if cache and cache.is_certain else None)
-    config, findings = _read_config(directory)
-    headers, weight_findings = _read_weights(directory)
-    findings += [*weight_findings, *_judge_config(config), *_judge_dtypes(headers)]
-    findings += _judge_tokenizer(directory, needs_tokenizer, needs_chat_template)
+        diversion = judge_path(os.fspath(path)) or _judge_listing(directory)
+        if diversion:
+            return ModelReport(
+                directory, (diversion.finding,), suggestion=diversion.suggestion, candidates=diversion.candidates
+            )
+        return _judge_directory(directory, needs_chat_template, needs_tokenizer)
+    except OSError as error:  # it changed under our eyes, or the disk fails
+        message = f"{shown_path(error.filename or path)} cannot be read: {error.strerror}"
+        return ModelReport(directory, (fail("UNREADABLE", message, "check the directory and try again"),))
+
+
+def _judge_directory(directory: Path, needs_chat_template: bool, needs_tokenizer: bool) -> ModelReport:
+    names = sorted(os.listdir(directory))
+    if "config.json" in names:
+        config, findings = read_config(directory)
+    else:
+        config, findings = {}, [_no_config(directory)]
+    weights = judge_weights(directory, names)
+    findings += weights.findings
+    num_rows = weights.num_embedding_rows
+    if num_rows is not None and config:
+        findings += [*judge_vocab_size(config, num_rows), *judge_special_ids(directory, config, num_rows)]
+    tokenizer = judge_tokenizer(
+        directory,
+        # A shard that is missing may hold the rows that seem to be missing.
+        num_rows if weights.is_complete else None,
+        needs_tokenizer=needs_tokenizer,
+        needs_chat_template=needs_chat_template,
+    )
+    findings += [*tokenizer.findings, *_judge_links(directory, names, findings)]
     order = list(Severity)
     findings.sort(key=lambda finding: order.index(finding.severity))
-    summary = _summarise(directory, config, headers) if config and headers else None
+    summary = _summarise(directory, config, weights, tokenizer) if config and weights.is_complete else None
     return ModelReport(directory, tuple(findings), summary)
 
 
-def _fail(code: str, message: str, hint: str) -> Finding:
-    return Finding(Severity.FAIL, code, message, hint)
+def _no_config(directory: Path) -> Finding:
+    message = f"{shown_path(directory)} has no config.json, so it is no model directory"
+    return fail("NO_CONFIG", message, "check the path, or download the model again")
 
 
-def _judge_path(text: str, path: Path) -> Finding | None:
-    """What is wrong with the path itself."""
-    if not path.exists():
-        return _fail("PATH_MISSING", f"there is no model directory {text}", _near_miss(text))
-    if not path.is_dir():
-        return _fail("NOT_A_DIRECTORY", f"{text} is a file, not a model directory", f"pass {path.parent}")
-    if (path / "config.json").exists():
+def _judge_listing(directory: Path) -> Diversion | None:
+    """A directory that its list of files already gives away."""
+    names = os.listdir(directory)
+    has_weights = any(name.endswith(".safetensors") and not name.startswith("adapter_") for name in names)
+    if has_weights or "model.safetensors.index.json" in names:
         return None
-    cache = recognise_cache(path)
-    return _explain_cache(text, cache) if cache else None
+    if "adapter_config.json" in names:
+        return Diversion(_adapter_only(directory))
+    if "config.json" in names:
+        return None
+    without = explain_no_weights(directory, names)
+    if without.code != "NO_WEIGHTS":
+        return Diversion(without) if without.code == "GGUF_ONLY" else None
+    return explain_parent(directory) or Diversion(_no_config(directory))
 
 
-def _near_miss(text: str) -> str:
-    if text != text.strip() and Path(text.strip()).is_dir():
-        return f"remove the blanks around it: {text.strip()}"
-    if text.startswith("~") and Path(text).expanduser().is_dir():
-        return f"the shell did not expand ~: {Path(text).expanduser()}"
-    if re.fullmatch(r"[\w.-]+/[\w.-]+", text):
-        return f"if this is a model of the Hub, download it first: hf download {text} --local-dir {text.split('/')[1]}"
-    return "check the path; it must be a local directory with config.json and safetensors files"
-
-
-def _explain_cache(text: str, cache: CacheLayout) -> Finding:
-    message = f"{text} is {cache.what}, not a model directory"
-    if not cache.snapshots:
-        return _fail("HUB_CACHE", message, "it holds no snapshot: download the model again")
-    if cache.is_certain:
-        return _fail("HUB_CACHE", message, f"use its snapshot: {cache.snapshots[0]}")
-    choices = "".join(f"\n  {snapshot}" for snapshot in cache.snapshots[:_SHOWN])
-    return _fail("HUB_CACHE", message, f"use one of its {len(cache.snapshots)} snapshots:{choices}")
-
-
-def _read_config(directory: Path) -> tuple[dict[str, Any], list[Finding]]:
-    path = directory / "config.json"
-    if not path.is_file():
-        return {}, [_explain_missing_config(directory)]
-    if path.stat().st_size > _MAX_JSON_BYTES:
-        return {}, [_fail("BAD_CONFIG", f"{path} is larger than 10 MiB", "download the file again")]
+def _adapter_only(directory: Path) -> Finding:
     try:
-        config = json.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        return {}, [_fail("UNREADABLE", f"{path} cannot be read: {error.strerror}", "check its permissions")]
-    except (ValueError, RecursionError) as error:
-        return {}, [_fail("BAD_CONFIG", f"{path} is not JSON: {error}", "download the file again")]
-    if not isinstance(config, dict) or not isinstance(config.get("model_type"), str):
-        return {}, [_fail("BAD_CONFIG", f"{path} names no model_type", "is this the config of a language model?")]
-    return config, []
+        base = read_json_object(directory / "adapter_config.json").get("base_model_name_or_path")
+    except HubError:
+        base = None
+    name = shown(base) if isinstance(base, str) and base else ""
+    message = f"{shown_path(directory)} holds an adapter (LoRA){f' of {name}' if name else ''}, not a model"
+    hint = f"train its base model{f', {name}' if name else ''}, or merge the adapter into it first"
+    return fail("ADAPTER_ONLY", message, hint)
 
 
-def _explain_missing_config(directory: Path) -> Finding:
-    if (directory / "adapter_config.json").is_file():
-        return _fail(
-            "ADAPTER_ONLY",
-            f"{directory} holds an adapter, not a model",
-            f"train its base model{_base_of_adapter(directory)}, or merge the adapter into it first",
-        )
-    inside = [child for child in sorted(directory.iterdir()) if (child / "config.json").is_file()]
-    hint = f"did you mean {inside[0]}?" if len(inside) == 1 else "download the model again, or check the path"
-    return _fail("NO_CONFIG", f"{directory} has no config.json", hint)
-
-
-def _base_of_adapter(directory: Path) -> str:
-    try:
-        base = json.loads((directory / "adapter_config.json").read_text("utf-8"))["base_model_name_or_path"]
-        return f" {str(base)[:200]}"
-    except (OSError, ValueError, KeyError, TypeError):
-        return ""
-
-
-def _read_weights(directory: Path) -> tuple[dict[Path, SafetensorsHeader], list[Finding]]:
-    findings: list[Finding] = []
-    unfinished = sorted(path.name for path in directory.glob("*.incomplete"))
-    if unfinished:
-        message = f"a download did not end: {', '.join(unfinished[:_SHOWN])}"
-        findings.append(Finding(Severity.WARN, "DOWNLOAD_UNFINISHED", message, "run the download again"))
-    try:
-        files = weight_files(directory)
-    except ModelError as error:
-        return {}, [*findings, _fail("BAD_INDEX", error.message, error.hint)]
-    if not files:
-        return {}, [*findings, _explain_missing_weights(directory)]
-    missing = [path.name for path in files if not path.exists()]
-    if missing:
-        message = f"{len(missing)} of {len(files)} weight files are missing: {', '.join(missing[:_SHOWN])}"
-        is_link = any(os.path.islink(directory / name) for name in missing)
-        hint = "their blobs were removed from the cache: download the model again" if is_link else "download them again"
-        findings.append(_fail("SHARD_MISSING", message, hint))
-    headers: dict[Path, SafetensorsHeader] = {}
-    for path in files:
-        if path.exists():
-            try:
-                headers[path] = read_header(path)
-            except ModelError as error:
-                findings.append(_fail("BAD_SHARD", error.message, error.hint))
-    return headers, [*findings, *_compare_with_index(directory, headers)]
-
-
-def _compare_with_index(directory: Path, headers: dict[Path, SafetensorsHeader]) -> Iterator[Finding]:
-    if not (directory / INDEX).is_file():
-        return
-    index = read_index(directory)
-    astray = [
-        tensor
-        for tensor, name in index.items()
-        if directory / name in headers and tensor not in headers[directory / name].tensors
+def _judge_links(directory: Path, names: list[str], findings: list[Finding]) -> list[Finding]:
+    """Links that lead nowhere, beyond those that already stopped something."""
+    links = [name for name in names if os.path.islink(directory / name) and not os.path.exists(directory / name)]
+    told = " ".join(finding.message for finding in findings if finding.code == "DANGLING_LINK")
+    rest = [name for name in links if shown_path(directory / name) not in told]
+    if not rest:
+        return []
+    return [
+        info("DANGLING_LINK", f"files that training does not need are links that lead nowhere: {shown_names(rest)}")
     ]
-    if astray:
-        message = f"{len(astray)} tensors are not in the file that {INDEX} names: {', '.join(astray[:_SHOWN])}"
-        yield _fail("TENSOR_MISSING", message, "index and weight files come from different downloads; download again")
-    extra = sorted({path.name for path in directory.glob("*.safetensors")} - set(index.values()))
-    if extra:
-        message = f"not named by the index, will not be read: {', '.join(extra[:_SHOWN])}"
-        yield Finding(Severity.INFO, "NOT_IN_INDEX", message)
 
 
-def _explain_missing_weights(directory: Path) -> Finding:
-    if any(directory.glob("*.gguf")):
-        return _fail("GGUF_ONLY", f"{directory} holds GGUF files, which cannot be trained", "get the original model")
-    if any(directory.glob("*.bin")) or any(directory.glob("*.pt")) or any(directory.glob("*.pth")):
-        return _fail(
-            "PICKLE_ONLY",
-            f"{directory} holds pickle weights, which can run code when loaded",
-            "get a safetensors revision, or convert a copy you trust with save_pretrained of transformers",
-        )
-    return _fail("NO_WEIGHTS", f"{directory} has no safetensors weights", "download the model again")
-
-
-def _judge_config(config: dict[str, Any]) -> Iterator[Finding]:
-    if config.get("auto_map"):
-        yield _fail(
-            "REMOTE_CODE",
-            "the model needs Python code of its own (auto_map in config.json), which is never run",
-            "use a revision that transformers supports itself",
-        )
-    if config.get("quantization_config"):
-        method = str(config["quantization_config"].get("quant_method", "unknown"))[:40]
-        yield _fail("QUANTIZED", f"the weights are quantised ({method})", "train the unquantised model")
-    architectures = config.get("architectures") or []
-    is_decoder = any(str(name).endswith(("ForCausalLM", "ForConditionalGeneration")) for name in architectures)
-    if config.get("is_encoder_decoder") or (architectures and not is_decoder):
-        message = f"{', '.join(map(str, architectures))[:80]} may not be a decoder-only language model"
-        yield Finding(Severity.WARN, "NOT_A_DECODER", message, "architectures ending in ForCausalLM can be trained")
-
-
-def _judge_dtypes(headers: dict[Path, SafetensorsHeader]) -> Iterator[Finding]:
-    dtypes = {tensor.dtype for header in headers.values() for tensor in header.tensors.values()}
-    odd = sorted(dtype for dtype in dtypes if dtype.startswith(("F8", "F4", "F6", "I8", "U8")))
-    if odd:
-        yield _fail("QUANTIZED", f"there are weights of dtype {', '.join(odd)}", "train the unquantised model")
-
-
-def _judge_tokenizer(directory: Path, needs_tokenizer: bool, needs_chat_template: bool) -> Iterator[Finding]:
-    if needs_tokenizer and not (directory / "tokenizer.json").is_file():
-        yield _fail(
-            "NO_TOKENIZER",
-            f"{directory} has no tokenizer.json",
-            "download the tokenizer files, or pass --tokenizer-path DIR",
-        )
-    if needs_chat_template and not _has_chat_template(directory):
-        yield _fail(
-            "NO_CHAT_TEMPLATE",
-            f"{directory} has no chat template, so chats cannot be shown to the model",
-            "train the chat variant, or put its chat_template.jinja into the directory",
-        )
-
-
-def _has_chat_template(directory: Path) -> bool:
-    if (directory / "chat_template.jinja").is_file():
-        return True
-    try:
-        return bool(json.loads((directory / "tokenizer_config.json").read_text("utf-8")).get("chat_template"))
-    except (OSError, ValueError, AttributeError):
-        return False
-
-
-def _summarise(directory: Path, config: dict[str, Any], headers: dict[Path, SafetensorsHeader]) -> ModelSummary:
-    tensors = [tensor for header in headers.values() for tensor in header.tensors.values()]
+def _summarise(directory: Path, config: Config, weights: Weights, tokenizer: TokenizerInfo) -> ModelSummary:
+    text = text_config(config)
+    tied = config.get("tie_word_embeddings", text.get("tie_word_embeddings"))
+    # config.json leaves out what is an architecture's default; a head that is not stored is a tied one.
+    is_tied = tied if isinstance(tied, bool) else weights.head_name is None
+    doubled = {weights.head_name} if is_tied else set()
     sizes: dict[str, int] = {}
-    for tensor in tensors:
+    for tensor in weights.tensors.values():
         sizes[tensor.dtype] = sizes.get(tensor.dtype, 0) + tensor.end - tensor.begin
-    text = config.get("text_config") if isinstance(config.get("text_config"), dict) else config
-    assert isinstance(text, dict)
     return ModelSummary(
-        architecture=str((config.get("architectures") or ["unknown"])[0]),
-        model_type=config["model_type"],
-        num_parameters=sum(prod(tensor.shape) for tensor in tensors if tensor.dtype in _FLOATS),
+        architecture=architecture_of(config),
+        model_type=shown(config["model_type"]),
+        num_parameters=sum(
+            prod(tensor.shape)
+            for name, tensor in weights.tensors.items()
+            if tensor.dtype in _FLOATS and name not in doubled
+        ),
         dtype=max(sizes, key=lambda dtype: sizes[dtype], default="none"),
-        size_bytes=sum(path.stat().st_size for path in headers),
-        num_layers=text.get("num_hidden_layers"),
-        hidden_size=text.get("hidden_size"),
-        num_heads=text.get("num_attention_heads"),
-        num_kv_heads=text.get("num_key_value_heads"),
-        vocab_size=text.get("vocab_size"),
-        context_length=text.get("max_position_embeddings"),
-        tied_embeddings=bool(config.get("tie_word_embeddings", text.get("tie_word_embeddings", False))),
-        has_tokenizer=(directory / "tokenizer.json").is_file(),
-        has_chat_template=_has_chat_template(directory),
-        weight_files=tuple(path.name for path in headers),
+        size_bytes=sum(os.stat(path).st_size for path in weights.files),
+        num_layers=first_int(text, "num_hidden_layers", "n_layer", "n_layers", "num_layers"),
+        hidden_size=first_int(text, "hidden_size", "n_embd", "d_model"),
+        num_heads=first_int(text, "num_attention_heads", "n_head", "n_heads"),
+        num_kv_heads=first_int(text, "num_key_value_heads", "num_kv_heads"),
+        vocab_size=first_int(text, "vocab_size"),
+        context_length=first_int(text, "max_position_embeddings", "n_positions", "max_seq_len", "seq_length"),
+        tied_embeddings=is_tied,
+        tokenizer=tokenizer.kind,
+        has_chat_template=tokenizer.has_chat_template,
+        has_generation_config=os.path.isfile(directory / "generation_config.json"),
+        weight_files=tuple(shown(path.name) for path in weights.files),
     )

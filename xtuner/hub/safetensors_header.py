@@ -1,18 +1,18 @@
 """The header of a safetensors file, checked against the file's size; the data is not read.
 
 Format: 8 bytes little-endian length N, N bytes of JSON, then the tensors without gaps
-(https://huggingface.co/docs/safetensors).
+(https://huggingface.co/docs/safetensors). What the `safetensors` library refuses is refused here.
 """
 
 import json
+import os
 import re
-import stat
 from dataclasses import dataclass
-from math import prod
 from pathlib import Path
 from typing import Any
 
-from xtuner.errors import ModelError
+from xtuner.hub.findings import HubError, shown, shown_path
+from xtuner.hub.regular_file import AGAIN, explain_impostor, open_regular, unreadable
 
 MAX_HEADER_BYTES = 100_000_000
 _BITS = {
@@ -20,10 +20,13 @@ _BITS = {
     "I16": 16, "U16": 16, "F16": 16, "BF16": 16, "I32": 32, "U32": 32, "F32": 32,
     "I64": 64, "U64": 64, "F64": 64, "C64": 64, "F4": 4, "F6_E2M3": 6, "F6_E3M2": 6,
 }  # fmt: skip
-_AGAIN = "download this file again"
+_FIELDS = {"dtype", "shape", "data_offsets"}
+# Python's parser takes `-0` for an integer and lets half a surrogate pair pass; the library refuses both.
+_NEGATIVE_ZERO = re.compile(rb"[\[,:]\s*-0")
+_SURROGATE = re.compile(rb"\\u[dD][89a-fA-F]")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class TensorInfo:
     """One tensor: `begin` and `end` are byte offsets in the file's data area."""
 
@@ -35,7 +38,7 @@ class TensorInfo:
 
 @dataclass(frozen=True)
 class SafetensorsHeader:
-    """What a safetensors file says it holds."""
+    """What a safetensors file says it holds; its data area begins at byte `data_start`."""
 
     tensors: dict[str, TensorInfo]
     metadata: dict[str, str]
@@ -46,52 +49,62 @@ def read_header(path: Path) -> SafetensorsHeader:
     """Read and check the header of `path`.
 
     Raises:
-        ModelError: unreadable, not safetensors (a Git LFS pointer, an error page), truncated or grown.
+        HubError: a `ModelError`, in words with byte counts, with one of the codes of `open_regular`, LFS_POINTER,
+            ERROR_PAGE, SHARD_TRUNCATED, SHARD_TOO_LONG or BAD_HEADER.
     """
-    try:
-        status = path.stat()
-        if not stat.S_ISREG(status.st_mode):
-            raise ModelError(f"{path.name} is not a regular file", hint=_AGAIN)
-        with path.open("rb") as file:
+    with open_regular(path) as file:
+        size = os.fstat(file.fileno()).st_size
+        try:
             start = file.read(8)
             length = int.from_bytes(start, "little")
-            if len(start) < 8 or not 2 <= length <= min(MAX_HEADER_BYTES, status.st_size - 8):
-                raise _not_safetensors(path.name, start + file.read(1024), status.st_size)
+            if len(start) < 8 or not 2 <= length <= min(MAX_HEADER_BYTES, size - 8):
+                raise _not_safetensors(path, start + file.read(1024), size, length)
             raw = file.read(length)
-    except OSError as error:
-        raise ModelError(f"{path.name} cannot be read: {error.strerror}", hint="check its permissions") from None
-    tensors, metadata = _parse(path.name, raw)
-    data_size = _check_layout(path.name, tensors)
-    expected = 8 + length + data_size
-    if status.st_size != expected:
-        difference = status.st_size - expected
-        what = f"short by {-difference:,} bytes" if difference < 0 else f"{difference:,} bytes too long"
-        raise ModelError(f"{path.name} is {what} ({status.st_size:,} of {expected:,})", hint=_AGAIN)
+        except OSError as error:
+            raise unreadable(path, error) from None
+    try:
+        tensors, metadata = _parse(raw)
+        data_size = _check_layout(tensors)
+    except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
+        reason = "nested too deep" if isinstance(error, RecursionError) else shown(error, 120)
+        raise HubError("BAD_HEADER", f"{shown_path(path)} has a broken header: {reason}", hint=AGAIN) from None
+    _check_size(path, size, 8 + length + data_size)
     return SafetensorsHeader(tensors, metadata, 8 + length)
 
 
-def _not_safetensors(name: str, head: bytes, size: int) -> ModelError:
-    pointer = re.match(rb"version https://git-lfs[^\n]*\n(?:.*\n)*?size (\d+)", head)
-    if pointer:
-        return ModelError(
-            f"{name} is a Git LFS pointer of {size:,} bytes, the weights ({int(pointer[1]):,} bytes) were not fetched",
-            hint="run `git lfs pull` in the directory",
-        )
-    if head.lstrip()[:1] in (b"<", b"{"):
-        text = head[:80].decode("utf-8", "backslashreplace")
-        return ModelError(f"{name} is not weights but text: {text!r}", hint=_AGAIN)
-    return ModelError(f"{name} ({size:,} bytes) has no safetensors header", hint=_AGAIN)
+def _not_safetensors(path: Path, head: bytes, size: int, length: int) -> HubError:
+    impostor = explain_impostor(path, head, size)
+    if impostor:
+        return impostor
+    if size < 8:
+        return HubError("SHARD_TRUNCATED", f"{shown_path(path)} is cut off: it has {size} bytes", hint=AGAIN)
+    if 2 <= length <= MAX_HEADER_BYTES:
+        message = f"{shown_path(path)} is cut off in its header: short by at least {length + 8 - size:,} bytes"
+        return HubError("SHARD_TRUNCATED", message, hint=AGAIN)
+    message = f"{shown_path(path)} ({size:,} bytes) has no safetensors header: its length would be {length:,}"
+    return HubError("BAD_HEADER", message, hint=AGAIN)
 
 
-def _parse(name: str, raw: bytes) -> tuple[dict[str, TensorInfo], dict[str, str]]:
-    try:
-        header = json.loads(raw.decode("utf-8"), object_pairs_hook=_unique)
-        metadata = header.pop("__metadata__", {})
-        if not all(isinstance(text, str) for text in metadata.values()):
-            raise ValueError("metadata that is not text")
-        return {key: _tensor(entry) for key, entry in header.items()}, metadata
-    except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
-        raise ModelError(f"{name} has a broken header: {error}", hint=_AGAIN) from None
+def _check_size(path: Path, size: int, expected: int) -> None:
+    if size == expected:
+        return
+    detail = f"it has {size:,} of {expected:,} bytes"
+    if size < expected:
+        message = f"{shown_path(path)} is short by {expected - size:,} bytes: {detail}"
+        raise HubError("SHARD_TRUNCATED", message, hint=AGAIN)
+    message = f"{shown_path(path)} is {size - expected:,} bytes too long: {detail}"
+    raise HubError("SHARD_TOO_LONG", message, hint=AGAIN)
+
+
+def _parse(raw: bytes) -> tuple[dict[str, TensorInfo], dict[str, str]]:
+    parse_int = _no_negative_zero if _NEGATIVE_ZERO.search(raw) else None
+    header = json.loads(raw.decode("utf-8"), object_pairs_hook=_unique, parse_int=parse_int)
+    if _SURROGATE.search(raw):
+        json.dumps(header, ensure_ascii=False).encode("utf-8")  # UnicodeEncodeError is a ValueError
+    metadata = header.pop("__metadata__", {})
+    if not all(isinstance(text, str) for text in metadata.values()):
+        raise ValueError("metadata that is not text")
+    return {name: _tensor(name, entry) for name, entry in header.items()}, metadata
 
 
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -101,26 +114,40 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return unique
 
 
-def _tensor(entry: Any) -> TensorInfo:
-    begin, end = entry["data_offsets"]
-    shape = tuple(entry["shape"])
-    numbers = (begin, end, *shape)
-    if not all(type(number) is int and 0 <= number < 2**63 for number in numbers):
-        raise ValueError("sizes that are not natural numbers")
-    if entry["dtype"] not in _BITS:
-        raise ValueError(f"the unknown dtype {str(entry['dtype'])[:20]!r}")
-    if set(entry) != {"dtype", "shape", "data_offsets"}:
-        raise ValueError("unknown fields")
-    if prod(shape) * _BITS[entry["dtype"]] != (end - begin) * 8:
-        raise ValueError("offsets that do not fit a tensor's shape")
-    return TensorInfo(entry["dtype"], shape, begin, end)
+def _no_negative_zero(digits: str) -> int:
+    if digits == "-0":
+        raise ValueError("a size of -0")
+    return int(digits)
 
 
-def _check_layout(name: str, tensors: dict[str, TensorInfo]) -> int:
+def _tensor(name: str, entry: Any) -> TensorInfo:
+    if type(entry) is not dict or entry.keys() != _FIELDS:
+        raise ValueError(f"tensor {shown(name)} has not the fields dtype, shape and data_offsets")
+    dtype, shape, offsets = entry["dtype"], entry["shape"], entry["data_offsets"]
+    if type(shape) is not list or type(offsets) is not list or len(offsets) != 2:
+        raise ValueError(f"tensor {shown(name)} has a shape or offsets that are not lists of numbers")
+    for number in (*shape, *offsets):
+        if type(number) is not int or not 0 <= number < 2**63:
+            raise ValueError(f"tensor {shown(name)} has a size that is not a natural number")
+    bits = _BITS.get(dtype) if type(dtype) is str else None
+    if bits is None:
+        raise ValueError(f"tensor {shown(name)} has the unknown dtype {shown(dtype, 20)!r}")
+    num_elements = 1
+    for dim in shape:
+        num_elements *= dim
+        if num_elements >= 2**63:  # before a later 0 can hide it
+            raise ValueError(f"tensor {shown(name)} has an impossible shape")
+    begin, end = offsets
+    if num_elements * bits != (end - begin) * 8:
+        raise ValueError(f"tensor {shown(name)} of {dtype} and shape {shown(shape)} cannot take {end - begin:,} bytes")
+    return TensorInfo(dtype, tuple(shape), begin, end)
+
+
+def _check_layout(tensors: dict[str, TensorInfo]) -> int:
     """The size of the data area; tensors must fill it without gap or overlap."""
     end = 0
-    for tensor in sorted(tensors.values(), key=lambda tensor: (tensor.begin, tensor.end)):
-        if tensor.begin != end:
-            raise ModelError(f"{name} has a gap or an overlap at byte {end:,} of its data", hint=_AGAIN)
-        end = tensor.end
+    for begin, next_end in sorted((tensor.begin, tensor.end) for tensor in tensors.values()):
+        if begin != end:
+            raise ValueError(f"a gap or an overlap of tensors at byte {end:,} of the data")
+        end = next_end
     return end
