@@ -1,5 +1,6 @@
 """`xtuner runs`: the runs of a work dir."""
 
+import shlex
 from pathlib import Path
 from typing import Any
 
@@ -8,21 +9,29 @@ import typer
 from xtuner.cli import console
 from xtuner.errors import UsageError
 from xtuner.run.index import scan
+from xtuner.run.layout import is_run_dir, require_work_dir
+from xtuner.run.text import visible
+
+_HEADER = ("run", "state", "step", "export", "model")
 
 
 def command(
-    work_dir: Path = typer.Argument(..., help="The work dir."),
+    work_dir: Path = typer.Argument(..., metavar="WORK_DIR", help="The work dir."),
     json: bool = typer.Option(False, "--json", help="Print the runs as JSON."),
 ) -> None:
-    """List the runs of a work dir, oldest first.
+    """List the runs of a work dir, oldest first, with their state of now.
 
     \b
     Example:
       xtuner runs work_dirs
     """
-    if not work_dir.is_dir():
-        raise UsageError(f"there is no work dir {work_dir}", hint="pass the --work-dir of a run")
+    require_work_dir(work_dir)
     index = scan(work_dir)
+    if not index["runs"] and is_run_dir(work_dir):
+        raise UsageError(
+            f"{work_dir} is one run, not a work dir",
+            hint=f"list it and its neighbours: xtuner runs {shlex.quote(str(work_dir.absolute().parent))}",
+        )
     if json:
         console.data_json(index)
     elif not index["runs"]:
@@ -32,11 +41,17 @@ def command(
 
 
 def _render(runs: list[dict[str, Any]]) -> list[str]:
-    rows = [("run", "state", "step", "export", "model"), *map(_row, runs)]
+    rows = [_HEADER, *map(_row, runs)]
     widths = [max(len(cell) for cell in column) for column in zip(*rows, strict=True)]
     return ["  ".join(f"{cell:<{width}}" for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
 
 
 def _row(run: dict[str, Any]) -> tuple[str, ...]:
+    # The model comes last: it may be of any length and in any script, which would break columns after it.
     export = run["exports"][-1] if run["exports"] else "-"
-    return run["name"], run["state"], f"{run['step']}/{run['total_steps']}", export, str(run["model"] or "-")
+    return run["name"], run["state"], f"{run['step']}/{run['total_steps']}", export, _cell(run["model"])
+
+
+def _cell(value: object) -> str:
+    text = "-" if value is None else str(value)
+    return visible(text).replace("\n", "\\n").replace("\t", "\\t")

@@ -10,13 +10,16 @@ from typing import Any
 def atomic_write(path: Path, data: bytes | str) -> None:
     """Replace `path` by `data`: temporary file, fsync, rename, fsync of the directory.
 
+    The mode is 0666 less the umask, as of any new file. Lone surrogates in `data`, which stand for the bytes of
+    file names that are not UTF-8, are written as `\\udcXX`: in JSON that is the same character.
+
     Raises:
         OSError: the old file is still there, the temporary one is not.
     """
-    payload = data.encode("utf-8") if isinstance(data, str) else data
+    payload = data.encode("utf-8", "backslashreplace") if isinstance(data, str) else data
     temporary = path.with_name(f".{path.name}.{os.getpid()}.{secrets.token_hex(4)}.tmp")
+    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
     try:
-        descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)
         with os.fdopen(descriptor, "wb") as file:
             file.write(payload)
             file.flush()
@@ -30,7 +33,7 @@ def atomic_write(path: Path, data: bytes | str) -> None:
 
 def sync_directory(directory: Path) -> None:
     """Make the names in `directory` durable."""
-    descriptor = os.open(directory, os.O_RDONLY)
+    descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
     try:
         os.fsync(descriptor)
     finally:
@@ -47,6 +50,9 @@ def read_json(path: Path) -> Any:
 
     Raises:
         OSError: it cannot be read.
-        ValueError: it is not JSON.
+        ValueError: it is not JSON, not UTF-8, or nested too deep to be read.
     """
-    return json.loads(path.read_text(encoding="utf-8"))
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except RecursionError:
+        raise ValueError(f"{path} is nested too deep") from None

@@ -1,5 +1,7 @@
 """`.xtuner`: the index of a work dir, always rebuilt from the run directories and never the only truth."""
 
+import os
+import re
 import time
 from pathlib import Path
 from typing import Any
@@ -9,17 +11,25 @@ from xtuner.run.layout import RunDir, list_runs
 from xtuner.run.status import judge, read_status
 
 SCHEMA = 1
+_EXPORT_NAME = re.compile(r"hf-([0-9]+)")
 
 
 def rebuild_index(work_dir: Path) -> dict[str, Any]:
-    """Scan the runs of `work_dir`, write `.xtuner`, and return what was written."""
+    """Scan the runs of `work_dir`, write `.xtuner`, and return what was written.
+
+    Raises:
+        OSError: the index cannot be written; the old one is still there.
+    """
     index = scan(work_dir)
     write_json(work_dir / ".xtuner", index)
     return index
 
 
 def read_index(work_dir: Path) -> dict[str, Any]:
-    """The index on disk, or a fresh scan when it is missing or broken."""
+    """The index on disk, or a fresh scan when it is missing, broken or of another schema.
+
+    Its states are those of the moment it was written; `scan` tells those of now.
+    """
     try:
         index = read_json(work_dir / ".xtuner")
     except (OSError, ValueError):
@@ -29,19 +39,14 @@ def read_index(work_dir: Path) -> dict[str, Any]:
 
 
 def scan(work_dir: Path) -> dict[str, Any]:
-    """The index as the run directories say it now."""
+    """The index as the run directories say it now; writes nothing."""
     return {"schema": SCHEMA, "runs": [describe(run_dir) for run_dir in list_runs(work_dir)]}
 
 
 def describe(run_dir: RunDir) -> dict[str, Any]:
     """One run as an index entry; files that are missing or broken leave their fields empty."""
-    try:
-        record = read_json(run_dir.run_json)
-    except (OSError, ValueError):
-        record = {}
-    record = record if isinstance(record, dict) else {}
+    record = _read_record(run_dir)
     status = read_status(run_dir)
-    exports = [path for path in run_dir.path.glob("hf-*") if path.name.removeprefix("hf-").isdigit()]
     return {
         "name": run_dir.name,
         "created": record.get("created"),
@@ -50,5 +55,23 @@ def describe(run_dir: RunDir) -> dict[str, Any]:
         "total_steps": status.total_steps if status else 0,
         "model": record.get("model"),
         "dataset": record.get("dataset"),
-        "exports": sorted((path.name for path in exports), key=lambda name: int(name.removeprefix("hf-"))),
+        "exports": _list_exports(run_dir),
     }
+
+
+def _read_record(run_dir: RunDir) -> dict[str, Any]:
+    try:
+        record = read_json(run_dir.run_json)
+    except (OSError, ValueError):
+        return {}
+    return record if isinstance(record, dict) else {}
+
+
+def _list_exports(run_dir: RunDir) -> list[str]:
+    """Names of the exported directories, in the order of their steps."""
+    try:
+        names = os.listdir(run_dir.path)
+    except OSError:
+        return []
+    steps = {name: int(match[1]) for name in names if (match := _EXPORT_NAME.fullmatch(name))}
+    return sorted((name for name in steps if os.path.isdir(run_dir.path / name)), key=steps.__getitem__)

@@ -1,4 +1,14 @@
-"""Every path of a work dir and its runs (DESIGN of the run directory: docs/run-directory.md)."""
+"""Every path of a work dir and its runs.
+
+WORK_DIR/
+  .xtuner                       index of the runs, rebuilt from them
+  20251129-143012-3f9a/         one run
+    run.json config.json status.json
+    logs/rank0.log              one text log a rank; logs/attempt_0/: what torchrun captured
+    metrics/rank0.jsonl         the same records with full precision
+    checkpoints/
+    hf-100/, hf-latest -> hf-100
+"""
 
 import os
 import re
@@ -7,10 +17,11 @@ from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 
-from xtuner.errors import EnvironmentFault
+from xtuner.errors import EnvironmentFault, UsageError
 from xtuner.run.atomic import sync_directory
 
-_RUN_NAME = re.compile(r"\d{8}-\d{6}-[0-9a-f]{4}")
+_RUN_NAME = re.compile(r"[0-9]{8}-[0-9]{6}-[0-9a-f]{4}")
+_NUM_NAMES_TRIED = 100
 
 
 @dataclass(frozen=True)
@@ -28,17 +39,11 @@ class RunDir:
         """
         check_work_dir(work_dir)
         try:
-            while True:
-                name = f"{datetime.now():%Y%m%d-%H%M%S}-{secrets.token_hex(2)}"
-                run_dir = cls(work_dir / name)
-                try:
-                    run_dir.path.mkdir(parents=True)
-                    break
-                except FileExistsError:
-                    continue
+            work_dir.mkdir(parents=True, exist_ok=True)
+            run_dir = cls(_make_run_path(work_dir))
             run_dir.logs.mkdir()
             run_dir.metrics.mkdir()
-        except OSError as error:
+        except (OSError, ValueError) as error:
             raise _unwritable(work_dir, error) from None
         return run_dir
 
@@ -77,6 +82,11 @@ class RunDir:
         """The ranks' metrics records."""
         return self.path / "metrics"
 
+    @property
+    def checkpoints(self) -> Path:
+        """The checkpoints, one directory a step."""
+        return self.path / "checkpoints"
+
     def rank_log(self, rank: int) -> Path:
         """The text log of a rank."""
         return self.logs / f"rank{rank}.log"
@@ -84,6 +94,10 @@ class RunDir:
     def rank_metrics(self, rank: int) -> Path:
         """The metrics records of a rank."""
         return self.metrics / f"rank{rank}.jsonl"
+
+    def attempt_logs(self, attempt: int) -> Path:
+        """What torchrun captured of the ranks' stdout and stderr in an attempt, counted from 0."""
+        return self.logs / f"attempt_{attempt}"
 
     def export(self, step: int) -> Path:
         """The Hugging Face directory exported after `step`."""
@@ -96,24 +110,55 @@ class RunDir:
 
 
 def list_runs(work_dir: Path) -> list[RunDir]:
-    """The runs of `work_dir`, oldest first; an unreadable or missing work dir has none."""
+    """The runs of `work_dir`, oldest first; an unreadable or missing work dir has none.
+
+    A run is a directory with a name that `RunDir.create` gives, and with a run.json or a logs directory.
+    """
     try:
         children = sorted(work_dir.iterdir())
     except OSError:
         return []
-    return [RunDir(path) for path in children if _RUN_NAME.fullmatch(path.name) and path.is_dir()]
+    runs = [RunDir(path) for path in children if _RUN_NAME.fullmatch(path.name)]
+    return [run for run in runs if os.path.isfile(run.run_json) or os.path.isdir(run.logs)]
+
+
+def newest_run(work_dir: Path) -> RunDir | None:
+    """The run of `work_dir` that was started last."""
+    return next(reversed(list_runs(work_dir)), None)
 
 
 def find_runs(path: Path) -> list[RunDir]:
-    """The runs behind `path`: itself when it is a run directory, else those it holds."""
-    return [RunDir(path)] if (path / "logs").is_dir() else list_runs(path)
+    """The runs behind `path`: those it holds, else itself when it is a run directory of any name."""
+    return list_runs(path) or ([RunDir(path)] if is_run_dir(path) else [])
+
+
+def is_run_dir(path: Path) -> bool:
+    """Whether `path` is a run directory: by its name, its records or its rank logs.
+
+    A logs directory alone says nothing, schedulers put such a one into work dirs.
+    """
+    run = RunDir(path)
+    if _RUN_NAME.fullmatch(path.name) or any(map(os.path.isfile, (run.run_json, run.status_json))):
+        return os.path.isdir(path)
+    try:
+        return any(name.startswith("rank") and name.endswith(".log") for name in os.listdir(run.logs))
+    except OSError:
+        return False
 
 
 def point_latest(run_dir: RunDir, step: int) -> None:
-    """Let `hf-latest` lead to the export of `step`, atomically."""
-    temporary = run_dir.path / f".hf-latest.{os.getpid()}.{secrets.token_hex(4)}"
+    """Let `hf-latest` lead to the export of `step`, atomically.
+
+    Raises:
+        OSError: the old link is still there.
+    """
+    temporary = run_dir.path / f".hf-latest.{os.getpid()}.{secrets.token_hex(4)}.tmp"
     temporary.symlink_to(run_dir.export(step).name)
-    os.replace(temporary, run_dir.latest_export)
+    try:
+        os.replace(temporary, run_dir.latest_export)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
     sync_directory(run_dir.path)
 
 
@@ -125,17 +170,48 @@ def check_work_dir(work_dir: Path) -> None:
     Raises:
         EnvironmentFault: they cannot.
     """
-    existing = next(path for path in (work_dir.absolute(), *work_dir.absolute().parents) if os.path.lexists(path))
-    probe = existing / f".xtuner-probe-{os.getpid()}-{secrets.token_hex(4)}"
     try:
+        absolute = work_dir.absolute()
+        existing = next(path for path in (absolute, *absolute.parents) if os.path.lexists(path))
+        probe = existing / f".xtuner-probe-{os.getpid()}-{secrets.token_hex(4)}"
         probe.mkdir()
         probe.rmdir()
-    except OSError as error:
+    except (OSError, ValueError) as error:
         raise _unwritable(work_dir, error) from None
 
 
-def _unwritable(work_dir: Path, error: OSError) -> EnvironmentFault:
+def require_work_dir(work_dir: Path) -> None:
+    """Check that `work_dir` is a directory that can be read.
+
+    Raises:
+        UsageError: there is none of that name.
+        EnvironmentFault: it cannot be read.
+    """
+    if not os.path.isdir(work_dir):
+        what = "is not a directory" if os.path.lexists(work_dir) else "does not exist"
+        raise UsageError(f"the work dir {work_dir} {what}", hint="pass the --work-dir of a run")
+    try:
+        os.listdir(work_dir)
+    except OSError as error:
+        raise EnvironmentFault(
+            f"the work dir {work_dir} cannot be read: {error.strerror}", hint=f"check it with: ls -ld {work_dir}"
+        ) from None
+
+
+def _make_run_path(work_dir: Path) -> Path:
+    for _ in range(_NUM_NAMES_TRIED):
+        path = work_dir / f"{datetime.now():%Y%m%d-%H%M%S}-{secrets.token_hex(2)}"
+        try:
+            path.mkdir()
+        except FileExistsError:
+            continue
+        return path
+    raise FileExistsError(0, f"no free name for a run after {_NUM_NAMES_TRIED} tries")
+
+
+def _unwritable(work_dir: Path, error: Exception) -> EnvironmentFault:
+    why = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
     return EnvironmentFault(
-        f"the work dir {work_dir} cannot be written: {error.strerror}",
+        f"the work dir {work_dir} cannot be written: {why}",
         hint="pass another --work-dir, or change the permissions of this one",
     )

@@ -4,7 +4,7 @@ import os
 import socket
 import threading
 import time
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from xtuner.run.atomic import read_json, write_json
@@ -12,7 +12,23 @@ from xtuner.run.layout import RunDir
 
 ALIVE_STATES = ("starting", "running", "exporting")
 END_STATES = ("finished", "failed", "stopped")
-_LOST_AFTER_S = 60.0
+LOST_AFTER_S = 60.0
+# A thread that is stuck in a write (a hung network file system) must not hold up the end of the training.
+_JOIN_TIMEOUT_S = 10.0
+
+# What each field may hold in a file that anyone could have written.
+_KINDS: dict[str, tuple[type, ...]] = {
+    "state": (str,),
+    "step": (int,),
+    "total_steps": (int,),
+    "pid": (int,),
+    "host": (str,),
+    "started_at": (int, float),
+    "heartbeat_at": (int, float),
+    "step_at": (int, float),
+    "exit_code": (int, type(None)),
+    "message": (str,),
+}
 
 
 @dataclass(frozen=True)
@@ -38,7 +54,11 @@ def start_status(total_steps: int) -> Status:
 
 
 def write_status(run_dir: RunDir, status: Status) -> None:
-    """Replace `status.json`."""
+    """Replace `status.json`.
+
+    Raises:
+        OSError: the old one is still there.
+    """
     write_json(run_dir.status_json, asdict(status))
 
 
@@ -46,25 +66,35 @@ def read_status(run_dir: RunDir) -> Status | None:
     """The status on disk; None when there is none that can be read."""
     try:
         values = read_json(run_dir.status_json)
-        return Status(**{field.name: values[field.name] for field in fields(Status) if field.name in values})
+        known = {name: values[name] for name in _KINDS if name in values}
+        if all(isinstance(value, _KINDS[name]) for name, value in known.items()):
+            return Status(**known)
     except (OSError, ValueError, TypeError):
-        return None
+        pass
+    return None
 
 
 def judge(status: Status | None, now: float) -> str:
-    """The state as a reader should show it: `lost` when a run that says it is alive is not."""
-    if status is None:
+    """The state as a reader should show it: `lost` when a run that says it is alive is not.
+
+    It is not when its last heartbeat is more than a minute before `now` (seconds since the epoch), or when it ran
+    on this host and its process is gone. `unknown` without a status, or with a state that is none of ours.
+    """
+    if status is None or status.state not in (*ALIVE_STATES, *END_STATES):
         return "unknown"
-    if status.state not in ALIVE_STATES:
+    if status.state in END_STATES:
         return status.state
+    has_heartbeat = now - status.heartbeat_at <= LOST_AFTER_S  # false for NaN
     is_gone = status.host == socket.gethostname() and not _is_process(status.pid)
-    return "lost" if is_gone or now - status.heartbeat_at > _LOST_AFTER_S else status.state
+    return "lost" if is_gone or not has_heartbeat else status.state
 
 
 def _is_process(pid: int) -> bool:
+    if pid <= 0:  # means process groups to kill(2)
+        return False
     try:
         os.kill(pid, 0)
-    except ProcessLookupError:
+    except (ProcessLookupError, OverflowError):
         return False
     except PermissionError:
         pass
@@ -75,41 +105,46 @@ class StatusBeat:
     """Rewrites `status.json` every few seconds from a thread, and at once when the state changes.
 
     A write that fails (a full disk, a deleted directory) is tried again at the next beat: telling how a run goes
-    must never end it.
+    must never end it, nor hold it up: `update` waits for the disk only when the state changes.
     """
 
     def __init__(self, run_dir: RunDir, status: Status, *, interval_s: float = 5.0) -> None:
         self._run_dir = run_dir
         self._status = status
         self._interval_s = interval_s
-        self._lock = threading.Lock()
+        self._status_lock = threading.Lock()  # held for an instant
+        self._write_lock = threading.Lock()  # held while the disk works, so that an old status never comes last
         self._is_over = threading.Event()
         self._write()
         self._thread = threading.Thread(target=self._beat, name="status-beat", daemon=True)
         self._thread.start()
 
     def update(self, **changes: Any) -> None:
-        """Change fields of the status."""
-        with self._lock:
+        """Change fields of the status; they are written with the next beat, a new state at once."""
+        with self._status_lock:
             is_new_state = changes.get("state", self._status.state) != self._status.state
             self._status = replace(self._status, **changes)
         if is_new_state:
             self._write()
 
     def stop(self) -> None:
-        """Write once more and end the thread."""
+        """End the thread and write once more; nothing happens the second time."""
+        if self._is_over.is_set():
+            return
         self._is_over.set()
-        self._thread.join()
-        self._write()
+        self._thread.join(_JOIN_TIMEOUT_S)
+        if not self._thread.is_alive():
+            self._write()
 
     def _beat(self) -> None:
         while not self._is_over.wait(self._interval_s):
             self._write()
 
     def _write(self) -> None:
-        with self._lock:
-            self._status = replace(self._status, heartbeat_at=time.time())
+        with self._write_lock:
+            with self._status_lock:
+                self._status = status = replace(self._status, heartbeat_at=time.time())
             try:
-                write_status(self._run_dir, self._status)
-            except OSError:
+                write_status(self._run_dir, status)
+            except Exception:  # whatever it is, the training is worth more
                 pass

@@ -1,47 +1,90 @@
 """Following a text file that another process writes."""
 
 import os
+import stat
 from pathlib import Path
 
 MAX_LINE_BYTES = 2**20
 _CUT_MARK = " …[cut]"
+_FINGERPRINT_BYTES = 64
 
 
 class FileTail:
     """New whole lines of a file, call by call.
 
     The file may not exist yet, may be truncated or replaced (reading starts over), may hold bytes that are not
-    UTF-8 (they become escapes). An unfinished last line is kept until its line end comes.
+    UTF-8 (they become escapes). An unfinished last line is kept until its line end comes. No file stays open
+    between calls: a thousand ranks need no thousand descriptors, and NFS shows a file's growth when it is opened.
+
+    Args:
+        path: the file.
+        last_bytes: where the file is longer than this when it is first seen, begin with the first whole line of
+            its last `last_bytes`.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, *, last_bytes: int | None = None) -> None:
         self._path = path
+        self._last_bytes = last_bytes
         self._identity: tuple[int, int] | None = None
         self._offset = 0
+        # The bytes just before the offset: a new file can have the old one's inode and be longer than it.
+        self._fingerprint = b""
         self._rest = b""
+        self._skips_line = False
 
     def read_lines(self, max_bytes: int = 2**20) -> list[str]:
-        """The lines that ended since the last call, without their line ends; reads at most `max_bytes`."""
+        """The lines that ended since the last call, without their line ends; reads at most `max_bytes`.
+
+        An empty list may also mean that a line longer than `max_bytes` has not ended yet.
+        """
         try:
-            with self._path.open("rb") as file:
-                self._notice_new_file(os.fstat(file.fileno()))
-                file.seek(self._offset)
-                chunk = file.read(max_bytes)
+            chunk = self._read_chunk(max_bytes)
         except OSError:
             return []
-        self._offset += len(chunk)
         *lines, self._rest = (self._rest + chunk).split(b"\n")
-        shown = [self._finish(line) for line in lines]
+        if self._skips_line and lines:
+            lines, self._skips_line = lines[1:], False
         if len(self._rest) > MAX_LINE_BYTES:
             # Keep one byte more than the limit, which marks the line as cut when its end comes.
             self._rest = self._rest[: MAX_LINE_BYTES + 1]
-        return shown
+        return [_finish(line) for line in lines]
 
-    def _notice_new_file(self, stat: os.stat_result) -> None:
-        identity = (stat.st_dev, stat.st_ino)
-        if identity != self._identity or stat.st_size < self._offset:
-            self._identity, self._offset, self._rest = identity, 0, b""
+    def _read_chunk(self, max_bytes: int) -> bytes:
+        # Without O_NONBLOCK, a pipe of the log's name would hold the reader forever.
+        descriptor = os.open(self._path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+        try:
+            status = os.fstat(descriptor)
+            if not stat.S_ISREG(status.st_mode):
+                return b""
+            if self._identity is None:
+                self._begin(status)
+            elif (status.st_dev, status.st_ino) != self._identity or not self._is_same_text(descriptor, status):
+                self._last_bytes = None  # what replaced the file is new to the caller, all of it
+                self._begin(status)
+            chunk = os.pread(descriptor, max_bytes, self._offset)
+        finally:
+            os.close(descriptor)
+        self._offset += len(chunk)
+        self._fingerprint = (self._fingerprint + chunk[-_FINGERPRINT_BYTES:])[-_FINGERPRINT_BYTES:]
+        return chunk
 
-    def _finish(self, line: bytes) -> str:
-        mark = _CUT_MARK if len(line) > MAX_LINE_BYTES else ""
-        return line[:MAX_LINE_BYTES].rstrip(b"\r").decode("utf-8", "backslashreplace") + mark
+    def _begin(self, status: os.stat_result) -> None:
+        skipped = max(0, status.st_size - self._last_bytes) if self._last_bytes is not None else 0
+        self._identity = (status.st_dev, status.st_ino)
+        self._offset, self._fingerprint, self._rest = skipped, b"", b""
+        self._skips_line = skipped > 0
+
+    def _is_same_text(self, descriptor: int, status: os.stat_result) -> bool:
+        num_bytes = len(self._fingerprint)
+        return status.st_size >= self._offset and (
+            os.pread(descriptor, num_bytes, self._offset - num_bytes) == self._fingerprint
+        )
+
+
+def _finish(line: bytes) -> str:
+    if len(line) <= MAX_LINE_BYTES:
+        return line.rstrip(b"\r").decode("utf-8", "backslashreplace")
+    end = MAX_LINE_BYTES
+    while end > MAX_LINE_BYTES - 4 and line[end] & 0xC0 == 0x80:  # not in the middle of a character
+        end -= 1
+    return line[:end].decode("utf-8", "backslashreplace") + _CUT_MARK
