@@ -46,7 +46,7 @@ CASES = {
     "value out of range": (2, "greater than 0", lambda m, c, t: ["--load-from", m, "--dataset", c, "--lr", -1]),
     "both lengths": (2, "both given", lambda m, c, t: [*_ok(m, c), "--total-step", 3, "--epoch-num", 1]),
     "batch not divisible": (2, "not a multiple", lambda m, c, t: [*_ok(m, c), "--global-batch-size", 3]),
-    "unknown config key": (2, "warmup_ratio", lambda m, c, t: [*_ok(m, c), "--config", _dataset(t / "c.yaml", "warmup: 1")]),
+    "unknown config key": (2, "warmup_ratio", lambda m, c, t: ["--config", _dataset(t / "c.yaml", "warmup: 1")]),
     "missing config": (2, "no config file", lambda m, c, t: [*_ok(m, c), "--config", t / "none.yaml"]),
     "missing model": (3, "no model directory", lambda m, c, t: _ok(t / "none", c)),
     "file as model": (3, "is a file", lambda m, c, t: _ok(c, c)),

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import psutil
 import pytest
-from commands import BIN, ROOT
+from commands import BIN, ROOT, run
 
 from xtuner.run.layout import list_runs
 
@@ -55,7 +55,7 @@ def _ranks(process) -> list[psutil.Process]:
 
 
 def test_a_killed_rank_is_named_once(running):
-    process, run_dir, ranks = running
+    process, _, ranks = running
     ranks[1].kill()
     _, stderr = process.communicate(timeout=120)
     assert process.returncode == 6
@@ -64,21 +64,26 @@ def test_a_killed_rank_is_named_once(running):
     assert not any(rank.is_running() and rank.status() != psutil.STATUS_ZOMBIE for rank in ranks)
 
 
-def test_a_rank_that_raises_is_told_with_step_and_traceback(running):
-    """A full metrics file system, in the shape of a closed descriptor, breaks rank 1 inside a step."""
-    process, run_dir, ranks = running
-    target = str(run_dir.rank_metrics(1))
-    [descriptor] = [
-        path.name for path in Path(f"/proc/{ranks[1].pid}/fd").iterdir() if os.path.realpath(path) == target
-    ]
-    resource_limit = psutil.Process(ranks[1].pid)
-    resource_limit.rlimit(psutil.RLIMIT_FSIZE, (1, 1))
-    assert descriptor
-    _, stderr = process.communicate(timeout=120)
-    errors = stderr[stderr.index("error:") :]
-    assert process.returncode == 6, stderr
-    assert "rank 1 failed in step" in errors and "File too large" in errors and "rank_log.py" in errors
-    assert len(errors.splitlines()) < 30
+def test_a_rank_that_raises_is_told_with_step_and_traceback(tiny_model, chats, tmp_path):
+    """Rank 1 raises in step 3; rank 0 only notices that its connection breaks."""
+    (tmp_path / "sitecustomize.py").write_text(
+        "import os\n"
+        "if os.environ.get('RANK') == '1':\n"
+        "    from xtuner.run import metrics\n"
+        "    write = metrics.MetricsWriter.write\n"
+        "    def broken(self, record):\n"
+        "        if record['step'] == 3:\n"
+        "            raise ValueError('injected \\x1b[31m')\n"
+        "        write(self, record)\n"
+        "    metrics.MetricsWriter.write = broken\n"
+    )
+    path = os.pathsep.join(filter(None, [str(tmp_path), os.environ.get("PYTHONPATH")]))
+    flags = ["--load-from", tiny_model("llama"), "--dataset", chats, "--work-dir", tmp_path / "w"]
+    done = run("xtuner", "sft", *flags, "--nproc-per-node", 2, "--total-step", 9, env={"PYTHONPATH": path})
+    errors = done.stderr[done.stderr.index("error:") :]
+    assert done.returncode == 6
+    assert "rank 1 failed in step 3: injected \\x1b" in errors and "ValueError" in errors and "rank_log.py" in errors
+    assert "\x1b" not in errors and len(errors.splitlines()) < 30
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])

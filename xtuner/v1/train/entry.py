@@ -12,6 +12,7 @@ from typing import NoReturn
 from xtuner.errors import StoppedNotSaved, TrainingFailed, XTunerError
 from xtuner.run.text import describe_error
 from xtuner.v1.config import TrainerConfig
+from xtuner.v1.train.signals import ignore_stop_signals
 
 # Ranks meet the same mistake at the same time; the others wait this long for the first to say it.
 _LET_FIRST_SPEAK_S = 5.0
@@ -37,8 +38,12 @@ def train_and_exit(config: TrainerConfig) -> None:
 
     trainer: Trainer | None = None
     try:
-        trainer = Trainer(config)
-        trainer.fit()
+        try:
+            trainer = Trainer(config)
+            trainer.fit()
+        finally:
+            # A signal that came while a collective was waiting is raised here at the latest.
+            ignore_stop_signals()
     except Exception as error:
         step = trainer.step if trainer else 0
         if trainer:

@@ -17,6 +17,12 @@ def raise_on_stop_signals() -> None:
         signal.signal(number, _raise_stopped)
 
 
+def ignore_stop_signals() -> None:
+    """From here on the process ends by itself; a signal must not break what it still writes."""
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, signal.SIG_IGN)
+
+
 def die_with_parent() -> None:
     """Ask the kernel to end this process when torchrun dies, which otherwise leaves its ranks behind (Linux)."""
     if sys.platform == "linux" and "TORCHELASTIC_RUN_ID" in os.environ:

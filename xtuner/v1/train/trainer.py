@@ -9,7 +9,7 @@ from torch.distributed.device_mesh import DeviceMesh
 from transformers import PreTrainedModel
 
 from xtuner.data.prepare import PreparedData
-from xtuner.errors import StoppedAndSaved, StoppedNotSaved, XTunerError
+from xtuner.errors import StoppedAndSaved, StoppedNotSaved, TrainingFailed, XTunerError
 from xtuner.preflight import check_inputs, prepare_training_data
 from xtuner.run.atomic import write_json
 from xtuner.run.index import rebuild_index
@@ -100,10 +100,13 @@ class Trainer:
     def report_end(self, error: Exception) -> None:
         """Write into log and status that `error` ended the run; called on the rank that met it."""
         is_stop = isinstance(error, StoppedAndSaved | StoppedNotSaved)
-        self._log.error(f"step {self.step}: {type(error).__name__}: {error}")
-        exit_code = error.exit_code if isinstance(error, XTunerError) else 6
+        exit_code = error.exit_code if isinstance(error, XTunerError) else TrainingFailed.exit_code
         self._set_status(state="stopped" if is_stop else "failed", exit_code=exit_code, message=str(error))
-        self._refresh_index()
+        try:
+            self._log.error(f"step {self.step}: {type(error).__name__}: {error}")
+            self._refresh_index()
+        except OSError:
+            pass  # the disk may be what failed; the error itself is still to be told
 
     def close(self) -> None:
         """Close files and leave the process group."""

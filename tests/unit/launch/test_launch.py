@@ -1,0 +1,112 @@
+"""The launch command, the ports, and who is blamed for a failed launch."""
+
+import json
+import shlex
+import socket
+import subprocess
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from xtuner.errors import DataError, EnvironmentFault, TrainingFailed, UsageError
+from xtuner.launch.devices import count_accelerators
+from xtuner.launch.failure import explain_failure
+from xtuner.launch.plan import LaunchPlan, torchrun_command
+from xtuner.launch.ports import check_endpoint
+from xtuner.v1.config import TrainerConfig
+
+PATHS = st.text(st.characters(exclude_characters="\0", exclude_categories=["Cs"]), min_size=1, max_size=30)
+
+
+@settings(max_examples=200, deadline=None)
+@given(PATHS, PATHS)
+def test_the_printed_command_is_the_argv(model, data):
+    config = TrainerConfig(load_from=Path("/m") / model, dataset=Path(data), total_step=3)
+    command = torchrun_command(LaunchPlan(config=config, nproc_per_node=2))
+    assert shlex.split(shlex.join(command)) == command
+    assert command == torchrun_command(LaunchPlan(config=config, nproc_per_node=2))
+
+
+def test_bash_agrees_with_shlex():
+    config = TrainerConfig(load_from=Path("a b'\"$(x)`;\n模型"), dataset=Path("-d"))
+    command = torchrun_command(LaunchPlan(config=config, nproc_per_node=2))
+    program = f"printf '%s\\0' {shlex.join(command)}"
+    printed = subprocess.run(["bash", "-c", program], capture_output=True, check=True).stdout
+    assert printed.decode().split("\0")[:-1] == command
+
+
+def test_machines_are_counted_from_zero_and_need_a_place_to_meet():
+    LaunchPlan(config=TrainerConfig(), nproc_per_node=1).check()
+    with pytest.raises(UsageError, match="--rdzv-endpoint"):
+        LaunchPlan(config=TrainerConfig(), nproc_per_node=1, nnodes=2).check()
+    with pytest.raises(UsageError, match="--node-rank 2"):
+        LaunchPlan(config=TrainerConfig(), nproc_per_node=1, nnodes=2, node_rank=2, rdzv_endpoint="a:1").check()
+    plan = LaunchPlan(config=TrainerConfig(), nproc_per_node=1, nnodes=2, node_rank=1, rdzv_endpoint="a:1")
+    assert {"--nnodes=2", "--node-rank=1", "--rdzv-endpoint=a:1"} < set(torchrun_command(plan))
+
+
+def test_endpoints():
+    for wrong in ("host", "host:", ":1", "host:99999", "host:x"):
+        with pytest.raises(UsageError, match="HOST:PORT"):
+            check_endpoint(wrong, is_host_here=False)
+    with socket.socket() as taken:
+        taken.bind(("", 0))
+        taken.listen()
+        endpoint = f"localhost:{taken.getsockname()[1]}"
+        check_endpoint(endpoint, is_host_here=False)
+        with pytest.raises(EnvironmentFault, match="in use"):
+            check_endpoint(endpoint, is_host_here=True)
+
+
+@pytest.mark.parametrize(("visible", "count"), [("", 0), ("-1", 0), ("0", 1), ("0,3", 2), ("GPU-1,GPU-2,", 2)])
+def test_visible_devices_win(monkeypatch, visible, count):
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
+    assert count_accelerators() == count
+
+
+SUMMARY = """Failures:
+[1]:
+  time      : 2026-01-01_00:00:00
+  host      : localhost
+  rank      : 0 (local_rank: 0)
+  exitcode  : -15 (pid: 10)
+Root Cause (first observed failure):
+[0]:
+  rank      : 3 (local_rank: 3)
+  exitcode  : -9 (pid: 11)
+"""
+
+
+def _note(log_dir, rank, **extra):
+    path = log_dir / "abc" / "attempt_0" / str(rank) / "error.json"
+    path.parent.mkdir(parents=True)
+    extra = {"rank": rank, "step": 7, "time": 1.0 + rank, "exit_code": 6, "py_callstack": "Traceback\n  x\n", **extra}
+    path.write_text(json.dumps({"message": {"message": "m", "extraInfo": {"timestamp": "1", **extra}}}))
+
+
+def test_the_cause_is_blamed_and_not_what_followed(tmp_path):
+    _note(tmp_path, 0, message="Connection closed by peer [127.0.0.1]", time=0.5)
+    _note(tmp_path, 1, message="stopped by SIGTERM", exit_code=8, time=0.7)
+    _note(tmp_path, 2, message="it broke", time=0.9)
+    error = explain_failure(tmp_path, SUMMARY)
+    assert isinstance(error, TrainingFailed) and error.message.startswith("rank 2 failed in step 7: it broke")
+
+
+def test_a_killed_rank_is_found_in_the_summary(tmp_path):
+    _note(tmp_path, 0, message="Connection closed by peer [127.0.0.1]")
+    error = explain_failure(tmp_path, SUMMARY)
+    assert "rank 3 was ended by SIGKILL" in error.message and "memory" in error.hint
+
+
+def test_a_users_mistake_keeps_its_class_and_hint(tmp_path):
+    _note(tmp_path, 1, message="d.jsonl:3: bad", exit_code=4, hint="mend it")
+    error = explain_failure(tmp_path, "")
+    assert isinstance(error, DataError) and (error.message, error.hint) == ("d.jsonl:3: bad", "mend it")
+
+
+def test_no_notes_and_no_summary(tmp_path):
+    (tmp_path / "error.json").write_text("{")
+    assert "last words" in explain_failure(tmp_path, "first\nlast words\n").message
+    assert "nothing" in explain_failure(tmp_path, "").message
