@@ -52,7 +52,7 @@ CASES = {
     "file as model": (3, "is a file", lambda m, c, t: _ok(c, c)),
     "empty directory": (3, "no config.json", lambda m, c, t: _ok(t, c)),
     "hub cache": (3, "snapshots/abc123", lambda m, c, t: _ok(_hub_cache(t, m), c)),
-    "no weights": (3, "no safetensors weights", lambda m, c, t: _ok(_without(m, t / "m", "model.safetensors"), c)),
+    "no weights": (3, "has no weights", lambda m, c, t: _ok(_without(m, t / "m", "model.safetensors"), c)),
     "cut weights": (3, "short by 100 bytes", lambda m, c, t: _ok(_truncated(m, t / "m"), c)),
     "no tokenizer": (3, "no tokenizer.json", lambda m, c, t: _ok(_without(m, t / "m", "tokenizer.json"), c)),
     "no template": (3, "no chat template", lambda m, c, t: _ok(_without(m, t / "m", "chat_template.jinja"), c)),

@@ -10,7 +10,7 @@ import sys
 from typing import Any, TextIO
 
 from xtuner.errors import XTunerError
-from xtuner.run.text import visible
+from xtuner.run.text import json_safe, visible
 
 _RED, _YELLOW, _BOLD, _RESET = "\x1b[31m", "\x1b[33m", "\x1b[1m", "\x1b[0m"
 
@@ -21,8 +21,8 @@ def data(text: str) -> None:
 
 
 def data_json(value: Any) -> None:
-    """Write one JSON document to stdout."""
-    print(json.dumps(value, indent=2, ensure_ascii=False, default=str), flush=True)
+    """Write one JSON document to stdout; what a terminal would act on is escaped, as JSON allows."""
+    print(json_safe(json.dumps(value, indent=2, ensure_ascii=False, default=str)), flush=True)
 
 
 def say(text: str = "") -> None:

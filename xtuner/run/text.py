@@ -22,6 +22,15 @@ def visible(text: str) -> str:
     return _UNSAFE.sub(_escape, text)
 
 
+def json_safe(document: str) -> str:
+    """A JSON document with control and bidi characters as `\\uXXXX`; it still says the same.
+
+    They can only stand inside its strings, where JSON has escaped those below U+0020 already.
+    """
+    document = document.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+    return _UNSAFE.sub(lambda match: f"\\u{ord(match.group()):04x}", document)
+
+
 def _escape(match: re.Match[str]) -> str:
     code = ord(match.group())
     return f"\\x{code:02x}" if code < 0x100 else f"\\u{code:04x}"

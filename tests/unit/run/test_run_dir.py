@@ -41,17 +41,19 @@ def test_a_killed_writer_never_leaves_half_a_file(tmp_path):
     program = (
         "import json, sys, pathlib\nfrom xtuner.run.atomic import write_json\n"
         "safe, plain = pathlib.Path(sys.argv[1]), pathlib.Path(sys.argv[2])\nprint('go', flush=True)\n"
-        "value = {'numbers': list(range(20000))}\n"
-        "while True:\n    write_json(safe, value)\n    for _ in range(30): plain.write_text(json.dumps(value))\n"
+        "value = {'numbers': list(range(20000))}\ntext = json.dumps(value)\n"
+        "while True:\n    write_json(safe, value)\n    for _ in range(150): plain.write_text(text)\n"
     )
     num_broken_plain = 0
-    for attempt in range(12):
+    for attempt in range(60):
+        if attempt >= 12 and num_broken_plain:
+            break
         safe, plain = tmp_path / f"safe{attempt}", tmp_path / f"plain{attempt}"
         writer = subprocess.Popen([sys.executable, "-c", program, str(safe), str(plain)], stdout=subprocess.PIPE)
         assert writer.stdout and writer.stdout.readline()
         while not plain.exists():
             time.sleep(0.001)
-        time.sleep(0.005 + 0.003 * attempt)
+        time.sleep(0.005 + 0.003 * (attempt % 12))
         writer.kill()
         writer.wait()
         writer.stdout.close()
