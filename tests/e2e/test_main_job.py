@@ -2,7 +2,9 @@
 
 import json
 import math
+import os
 import shlex
+from pathlib import Path
 
 import pytest
 import torch
@@ -134,9 +136,48 @@ def test_random_weights_with_a_python_config_and_the_python_api(tiny_model, chat
     script = tmp_path / "train.py"
     script.write_text(
         "import runpy\nfrom xtuner.v1.train import Trainer\n"
-        f"trainer = Trainer(runpy.run_path({str(config)!r})['trainer'].model_copy(update=dict(total_step=2)))\n"
-        "trainer.fit()\ntrainer.close()\n"
+        f"config = runpy.run_path({str(config)!r})['trainer'].model_copy(update=dict(total_step=2))\n"
+        "print(Trainer(config).fit())\n"
     )
     api = run("torchrun", "--nproc-per-node", 1, script)
     assert api.returncode == 0, api.stderr
+    assert (Path(api.stdout.strip()) / "model.safetensors").exists()
     assert _steps(api.stderr)[0][0].values["reduced_llm_loss"] == pytest.approx(math.log(512), abs=0.2)
+
+
+GUARD = """
+import os, socket
+def refuse(address):
+    open(os.environ["MARKER"], "a").write(f"{address}\\n")
+    raise OSError("the test allows no connection outside this machine")
+def guarded(name):
+    real = getattr(socket.socket, name)
+    def connect(self, address):
+        if self.family != socket.AF_UNIX and address[0] not in ("127.0.0.1", "::1", "localhost"):
+            refuse(address)
+        return real(self, address)
+    setattr(socket.socket, name, connect)
+guarded("connect"), guarded("connect_ex")
+real_lookup = socket.getaddrinfo
+def lookup(host, *rest, **more):
+    if host not in (None, "", "localhost", "127.0.0.1", "::1", "0.0.0.0", socket.gethostname(), socket.getfqdn()):
+        refuse(host)
+    return real_lookup(host, *rest, **more)
+socket.getaddrinfo = lookup
+"""
+
+
+def test_a_run_asks_nobody_outside_this_machine(tiny_model, chats, tmp_path):
+    (tmp_path / "sitecustomize.py").write_text(GUARD)
+    path = os.pathsep.join(filter(None, [str(tmp_path), os.environ.get("PYTHONPATH")]))
+    marker = tmp_path / "marker"
+    environment = {"PYTHONPATH": path, "MARKER": str(marker), "HF_HUB_OFFLINE": ""}  # the run must set it itself
+    flags = ["--load-from", tiny_model("qwen3"), "--dataset", chats, "--total-step", 2, "--work-dir", tmp_path / "w"]
+    done = run("xtuner", "sft", *flags, env=environment)
+    assert done.returncode == 0, done.stderr
+    assert not marker.exists()
+
+    control = run(
+        "python", "-c", "import socket; socket.create_connection(('model.hub.invalid', 443))", env=environment
+    )
+    assert control.returncode != 0 and "model.hub.invalid" in marker.read_text()

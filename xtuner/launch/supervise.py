@@ -55,8 +55,9 @@ def run_to_end(plan: LaunchPlan, run_dir: RunDir | None, on_line: Callable[[str]
             is_running = process.poll() is None  # before the look, so that the last lines are seen
             if run_dir and log:
                 _link_attempts(plan.log_dir, run_dir)
-                for line in log.read_lines():
-                    on_line(line)
+                while lines := log.read_lines():
+                    for line in lines:
+                        on_line(line)
             if is_running:
                 time.sleep(_POLL_S)
     if process.returncode == 0:

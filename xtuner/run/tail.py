@@ -58,7 +58,7 @@ class FileTail:
                 return b""
             if self._identity is None:
                 self._begin(status)
-            elif (status.st_dev, status.st_ino) != self._identity or not self._is_same_text(descriptor, status):
+            elif (status.st_dev, status.st_ino) != self._identity or not self._is_same_text(descriptor):
                 self._last_bytes = None  # what replaced the file is new to the caller, all of it
                 self._begin(status)
             chunk = os.pread(descriptor, max_bytes, self._offset)
@@ -74,11 +74,10 @@ class FileTail:
         self._offset, self._fingerprint, self._rest = skipped, b"", b""
         self._skips_line = skipped > 0
 
-    def _is_same_text(self, descriptor: int, status: os.stat_result) -> bool:
+    def _is_same_text(self, descriptor: int) -> bool:
+        """Whether the bytes before the offset are still those that were read; after a truncation they are not."""
         num_bytes = len(self._fingerprint)
-        return status.st_size >= self._offset and (
-            os.pread(descriptor, num_bytes, self._offset - num_bytes) == self._fingerprint
-        )
+        return os.pread(descriptor, num_bytes, self._offset - num_bytes) == self._fingerprint
 
 
 def _finish(line: bytes) -> str:

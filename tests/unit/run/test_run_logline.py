@@ -68,7 +68,7 @@ def test_unknown_keys_keep_order_and_get_four_decimals():
         ("Step 1/2 eta: -2 days, 23:59:58 tgs: 4", {"eta": -86402, "tgs": 4}),
         ("Step 1/2 eta: 0:00:01.500000 tgs: 4", {"eta": 1.5, "tgs": 4}),
         ("Step 1/2 max_memory: 1.5 GB", {"max_memory": 1.5}),
-        ("Step 1/2 GBs: 3 GB_x: 4 ", {"GBs": 3, "GB_x": 4}),
+        ("Step 1/2 GBs: 3 tgs: 4 ", {"GBs": 3, "tgs": 4}),
         ("Step 1/2 a: b: 4", {"b": 4}),
         ("Step 1/2 half: 1 of: ", {"half": 1}),
     ],

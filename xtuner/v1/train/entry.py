@@ -32,8 +32,8 @@ def train_and_exit(config: TrainerConfig) -> None:
     Nothing is fetched from the network: models are local directories here, and a Hub that is down or slow must
     not stop a run.
     """
-    os.environ.setdefault("HF_HUB_OFFLINE", "1")
-    os.environ.setdefault("TRANSFORMERS_OFFLINE", "1")
+    os.environ["HF_HUB_OFFLINE"] = "1"
+    os.environ["TRANSFORMERS_OFFLINE"] = "1"
     from xtuner.v1.train.trainer import Trainer  # torch takes seconds; the flags are valid by now
 
     trainer: Trainer | None = None
@@ -49,7 +49,6 @@ def train_and_exit(config: TrainerConfig) -> None:
         if trainer:
             trainer.report_end(error)
         fail(error, step=step)
-    trainer.close()
     sys.stderr.flush()
     sys.stdout.flush()
     # Not through the interpreter's exit: destructors of gloo's threads abort the process there now and then

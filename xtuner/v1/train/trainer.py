@@ -3,6 +3,7 @@
 import os
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
 
 from torch.distributed.device_mesh import DeviceMesh
@@ -81,7 +82,7 @@ class Trainer:
         self._meter = Meter(self._engine.device)
 
     def fit(self) -> Path:
-        """Train all steps, export the model, and return the exported directory."""
+        """Train all steps, export the model, leave the process group, and return the exported directory."""
         self._set_status(state="running")
         for step in range(1, self.total_steps + 1):
             self._meter.begin()
@@ -95,6 +96,7 @@ class Trainer:
         exported = self._export()
         wait_for_all()  # nobody leaves while the first rank still writes
         self._set_status(state="finished", exit_code=0)
+        self._close()
         return exported
 
     def report_end(self, error: Exception) -> None:
@@ -102,14 +104,11 @@ class Trainer:
         is_stop = isinstance(error, StoppedAndSaved | StoppedNotSaved)
         exit_code = error.exit_code if isinstance(error, XTunerError) else TrainingFailed.exit_code
         self._set_status(state="stopped" if is_stop else "failed", exit_code=exit_code, message=str(error))
-        try:
+        with suppress(OSError):  # the disk may be what failed; the error itself is still to be told
             self._log.error(f"step {self.step}: {type(error).__name__}: {error}")
-            self._refresh_index()
-        except OSError:
-            pass  # the disk may be what failed; the error itself is still to be told
+        self._refresh_index()
 
-    def close(self) -> None:
-        """Close files and leave the process group."""
+    def _close(self) -> None:
         if self._beat:
             self._beat.stop()
         self._refresh_index()
@@ -167,8 +166,10 @@ class Trainer:
             self._beat.update(**changes)
 
     def _refresh_index(self) -> None:
+        """The index can always be rebuilt: a full disk here must not fail a run whose model is exported."""
         if self.ranks.is_first:
-            rebuild_index(self.run_dir.work_dir)
+            with suppress(OSError):
+                rebuild_index(self.run_dir.work_dir)
 
 
 def _required(path: Path | None) -> Path:
