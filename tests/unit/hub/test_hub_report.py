@@ -2,7 +2,6 @@
 
 import json
 import re
-import time
 from pathlib import Path
 
 from hub_dirs import CONFIG, edit_json, header_bytes, make_model
@@ -89,10 +88,8 @@ def test_deep_configs_are_judged(tmp_path):
 
 
 def test_size_of_the_largest_models(tmp_path):
-    """160 shards of 600 tensors, as DeepSeek-V3 has them: 0.6 s measured; five times that here, for busy machines."""
+    """160 shards of 600 tensors, as DeepSeek-V3 has them; the time belongs into a benchmark."""
     tensors = {f"model.layers.{n // 600}.mlp.experts.{n % 600}.weight": ("BF16", [1]) for n in range(160 * 600)}
     make_model(tmp_path, shards=160, tensors=tensors)
-    start = time.perf_counter()
     report = inspect_model(tmp_path)
-    assert time.perf_counter() - start < 3.0
     assert report.ok and report.summary.num_parameters == 160 * 600
