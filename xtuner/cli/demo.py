@@ -29,6 +29,7 @@ def command(
       xtuner demo --keep playground
     """
     from xtuner.demo.build import build_demo, demo_cache_dir
+    from xtuner.demo.tokenizer import VOCAB_SIZE
     from xtuner.run.metrics import read_metrics
 
     directory = keep or demo_cache_dir()
@@ -45,10 +46,9 @@ def command(
     )
     run_dir = launch(LaunchPlan(config=config, nproc_per_node=_RANKS))
     losses = [record["reduced_llm_loss"] for record in read_metrics(run_dir.rank_metrics(0))]
-    vocab_size = 2048
     console.say(
         f"\nThe loss fell from {losses[0]:.2f} to {losses[-1]:.2f} in {len(losses)} steps "
-        f"(a model that knows nothing starts at ln({vocab_size}) = {math.log(vocab_size):.2f})."
+        f"(a model that knows nothing starts at ln({VOCAB_SIZE}) = {math.log(VOCAB_SIZE):.2f})."
     )
     console.say("The same for a model and chats of your own:\n")
     console.say("  xtuner sft --load-from MODEL_DIR --dataset CHATS.jsonl --total-step 100")

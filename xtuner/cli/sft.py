@@ -14,8 +14,6 @@ from xtuner.run.layout import RunDir
 from xtuner.v1.config import TrainerConfig
 from xtuner.v1.config.flags import with_flags
 
-_PANEL = "Launch"
-
 
 @with_flags
 def command(

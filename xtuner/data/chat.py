@@ -9,6 +9,8 @@ from xtuner.errors import DataError
 
 ROLES = ("system", "developer", "user", "assistant", "tool")
 
+_ROW_HINT = 'a row is [{"role": "user", "content": "..."}, ...] or {"messages": [...]}'
+
 Message = dict[str, str]
 
 
@@ -36,13 +38,13 @@ def read_chat(row: Row) -> Chat:
         keys = ", ".join(list(row.value)[:8]) or "none"
         raise DataError(
             f"{row.where}: the row has no `messages` (its keys: {keys})",
-            hint='a row is [{"role": "user", "content": "..."}, ...] or {"messages": [...]}',
+            hint=_ROW_HINT,
         )
     if not isinstance(messages, list) or not messages:
         what = "an empty list" if messages == [] else f"a {type(messages).__name__}"
         raise DataError(
             f"{row.where}: the row is {what}, not a list of messages",
-            hint='a row is [{"role": "user", "content": "..."}, ...] or {"messages": [...]}',
+            hint=_ROW_HINT,
         )
     return Chat(row.where, [_read_message(message, f"{row.where}: message {i}") for i, message in enumerate(messages)])
 

@@ -1,9 +1,12 @@
 """The order of packs: `batch(step) = f(seed, epoch, step)`, the same on every rank and after every restart."""
 
+from functools import lru_cache
+
 import numpy as np
 from numpy.typing import NDArray
 
 
+@lru_cache(maxsize=2)  # a step needs one epoch, or two where they meet; the next step needs the same
 def epoch_order(num_packs: int, seed: int, epoch: int) -> NDArray[np.int64]:
     """A permutation of `range(num_packs)` that only depends on the arguments.
 
@@ -14,7 +17,9 @@ def epoch_order(num_packs: int, seed: int, epoch: int) -> NDArray[np.int64]:
         keys = _splitmix64(
             np.arange(num_packs, dtype=np.uint64) + _splitmix64(_splitmix64(np.uint64(seed)) + np.uint64(epoch))
         )
-    return np.argsort(keys, kind="stable")
+    order = np.argsort(keys, kind="stable")
+    order.setflags(write=False)
+    return order
 
 
 def _splitmix64(x: NDArray[np.uint64] | np.uint64) -> NDArray[np.uint64]:

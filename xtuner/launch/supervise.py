@@ -13,7 +13,7 @@ from xtuner.errors import StoppedNotSaved
 from xtuner.launch.devices import threads_per_rank
 from xtuner.launch.failure import explain_failure
 from xtuner.launch.plan import LaunchPlan, torchrun_command
-from xtuner.run.layout import RunDir
+from xtuner.run.layout import RUN_DIR_VARIABLE, RunDir
 from xtuner.run.tail import FileTail
 
 _POLL_S = 0.2
@@ -34,7 +34,7 @@ def run_to_end(plan: LaunchPlan, run_dir: RunDir | None, on_line: Callable[[str]
     assert plan.log_dir is not None, "failures are found in the captured output"
     environment = dict(os.environ)
     if run_dir:
-        environment["XTUNER_RUN_DIR"] = str(run_dir.path.absolute())
+        environment[RUN_DIR_VARIABLE] = str(run_dir.path.absolute())
     environment.setdefault("OMP_NUM_THREADS", str(threads_per_rank(plan.nproc_per_node)))
     plan.log_dir.mkdir(parents=True, exist_ok=True)
     output_path = plan.log_dir / "torchrun.log"

@@ -22,6 +22,8 @@ from xtuner.run.atomic import sync_directory
 
 _RUN_NAME = re.compile(r"[0-9]{8}-[0-9]{6}-[0-9a-f]{4}")
 _NUM_NAMES_TRIED = 100
+# Set by the launcher for its ranks: it makes the run directory, to have a place for what torchrun captures.
+RUN_DIR_VARIABLE = "XTUNER_RUN_DIR"
 
 
 @dataclass(frozen=True)

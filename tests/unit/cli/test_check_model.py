@@ -2,10 +2,9 @@
 
 import json
 import shlex
+from functools import partial
 
 import pytest
-
-from xtuner.cli.app import run
 
 CONFIG = {"architectures": ["Qwen3ForCausalLM"], "model_type": "qwen3", "num_hidden_layers": 1, "vocab_size": 4}
 TENSORS = {
@@ -27,17 +26,8 @@ def model(tmp_path):
 
 
 @pytest.fixture
-def check(capsys, monkeypatch):
-    """`check(*arguments)` is the exit code, stdout and stderr of the command."""
-
-    def check(*arguments):
-        arguments = ["check-model", *map(str, arguments)]
-        monkeypatch.setattr("sys.argv", ["xtuner", *arguments])
-        with pytest.raises(SystemExit) as left:
-            run(arguments)
-        return left.value.code or 0, *capsys.readouterr()
-
-    return check
+def check(xtuner):
+    return partial(xtuner, "check-model")
 
 
 def test_good_model(check, model):

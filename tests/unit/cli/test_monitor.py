@@ -9,11 +9,11 @@ import threading
 import time
 from dataclasses import replace
 from datetime import datetime
+from functools import partial
 
 import pytest
 
 from xtuner.cli import monitor as monitor_module
-from xtuner.cli.app import run as run_xtuner
 from xtuner.cli.monitor import duration, render
 from xtuner.run.layout import RunDir
 from xtuner.run.logline import StepLine, format_log, format_step
@@ -38,19 +38,10 @@ def append(run, text, rank=0):
 
 
 @pytest.fixture
-def monitor(monkeypatch, capsys):
-    """Run `xtuner monitor ...` here, polling fast; gives exit code, stdout and stderr."""
+def monitor(xtuner, monkeypatch):
+    """Polls fast."""
     monkeypatch.setattr(monitor_module, "_POLL_S", 0.01)
-
-    def call(*arguments):
-        arguments = ["monitor", *map(str, arguments)]
-        monkeypatch.setattr(sys, "argv", ["xtuner", *arguments])
-        with pytest.raises(SystemExit) as ended:
-            run_xtuner(arguments)
-        output = capsys.readouterr()
-        return ended.value.code or 0, output.out, output.err
-
-    return call
+    return partial(xtuner, "monitor")
 
 
 def snapshot(directory):

@@ -1,30 +1,19 @@
 """`xtuner runs`."""
 
 import json
-import sys
 from dataclasses import replace
+from functools import partial
 
 import pytest
 
-from xtuner.cli.app import run as run_xtuner
 from xtuner.run.atomic import write_json
 from xtuner.run.layout import RunDir
 from xtuner.run.status import start_status, write_status
 
 
 @pytest.fixture
-def runs(monkeypatch, capsys):
-    """Run `xtuner runs ...` here; gives exit code, stdout and stderr."""
-
-    def call(*arguments):
-        arguments = ["runs", *map(str, arguments)]
-        monkeypatch.setattr(sys, "argv", ["xtuner", *arguments])
-        with pytest.raises(SystemExit) as ended:
-            run_xtuner(arguments)
-        output = capsys.readouterr()
-        return ended.value.code or 0, output.out, output.err
-
-    return call
+def runs(xtuner):
+    return partial(xtuner, "runs")
 
 
 def make_run(work_dir, **changes):

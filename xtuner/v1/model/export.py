@@ -51,7 +51,7 @@ def export_model(
         shutil.rmtree(temporary, ignore_errors=True)
         temporary.mkdir(parents=True)
     writer = _ShardWriter(temporary, max_shard_bytes) if is_writer else None
-    source_files = weight_map(source) if source else {}
+    source_files = weight_map(source) if source and writer else {}
     for tensors in _full_layers(model, keep=is_writer):
         if writer:
             for name, tensor in _as_source(model, tensors, source_files).items():

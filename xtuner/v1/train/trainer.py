@@ -14,7 +14,7 @@ from xtuner.errors import StoppedAndSaved, StoppedNotSaved, TrainingFailed, XTun
 from xtuner.preflight import check_inputs, prepare_training_data
 from xtuner.run.atomic import write_json
 from xtuner.run.index import rebuild_index
-from xtuner.run.layout import RunDir, point_latest
+from xtuner.run.layout import RUN_DIR_VARIABLE, RunDir, point_latest
 from xtuner.run.record import describe_run
 from xtuner.run.status import StatusBeat, start_status
 from xtuner.v1.config import TrainerConfig
@@ -39,9 +39,6 @@ from xtuner.v1.optim.schedule import learning_rate
 from xtuner.v1.train.meter import Meter
 from xtuner.v1.train.rank_log import RankLog
 from xtuner.v1.train.signals import die_with_parent, raise_on_stop_signals
-
-# The launcher makes the run directory, to have a place for what torchrun captures.
-RUN_DIR_VARIABLE = "XTUNER_RUN_DIR"
 
 
 class Trainer:

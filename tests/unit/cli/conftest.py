@@ -1,0 +1,21 @@
+"""Commands run in this process."""
+
+import sys
+
+import pytest
+
+from xtuner.cli.app import run
+
+
+@pytest.fixture
+def xtuner(monkeypatch, capsys):
+    """`xtuner(*arguments)` is the exit code, stdout and stderr of the command line."""
+
+    def call(*arguments):
+        arguments = [*map(str, arguments)]
+        monkeypatch.setattr(sys, "argv", ["xtuner", *arguments])
+        with pytest.raises(SystemExit) as left:
+            run(arguments)
+        return left.value.code or 0, *capsys.readouterr()
+
+    return call
