@@ -7,7 +7,10 @@ import torch
 from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.tensor import DTensor
 
-from xtuner.data.prepare import PreparedData
+from xtuner.data.packing import PackPlan
+from xtuner.data.prepared import PreparedData
+from xtuner.data.store import store_in_memory
+from xtuner.data.tokenize import TokenSequence
 from xtuner.v1.config import FSDPConfig
 from xtuner.v1.engine.engine import TrainEngine
 from xtuner.v1.model.build import build_meta_model, read_model_config
@@ -40,17 +43,19 @@ def engine(mesh: DeviceMesh, model_dir: Path, *, sgd: bool = False, max_grad_nor
 def prepared(packs: list[list[tuple[int, int]]], seed: int = 0) -> PreparedData:
     """Random tokens; each pack a list of (tokens, trained tokens at the end) per sequence."""
     generator = np.random.default_rng(seed)
-    shapes = [shape for pack in packs for shape in pack]
-    lengths = [length for length, _ in shapes]
-    starts = np.cumsum([0, *lengths])
-    is_trained = np.concatenate([np.arange(length) >= length - trained for length, trained in shapes])
-    numbers = iter(range(len(shapes)))
-    return PreparedData(
-        ids=generator.integers(3, 512, starts[-1]).astype(np.int32),
-        is_trained=is_trained,
-        starts=starts,
-        packs=[[next(numbers) for _ in pack] for pack in packs],
-    )
+    sequences = [
+        TokenSequence(generator.integers(3, 512, length).astype(np.int32), np.arange(length) >= length - trained)
+        for pack in packs
+        for length, trained in pack
+    ]
+    return prepared_of(sequences, [len(pack) for pack in packs])
+
+
+def prepared_of(sequences: list[TokenSequence], pack_sizes: list[int]) -> PreparedData:
+    """The given sequences, in packs of the given numbers of them."""
+    everything = np.arange(len(sequences), dtype=np.int64)
+    plan = PackPlan(everything, np.cumsum([0, *pack_sizes], dtype=np.int64))
+    return PreparedData([store_in_memory(iter(sequences))], everything, plan, [1.0])
 
 
 def full_weights(model: torch.nn.Module) -> dict[str, torch.Tensor]:

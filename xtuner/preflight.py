@@ -3,16 +3,24 @@
 The launcher and the training entry both come through here, so a wrong path gets the same words from either.
 """
 
+import os
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from xtuner.data.prepare import PreparedData, prepare_data
-from xtuner.errors import ModelError
+from xtuner.data.cache import TokenCache
+from xtuner.data.options import RowOptions
+from xtuner.errors import DataError, ModelError
 from xtuner.hub.model_dir import require_model
 from xtuner.run.layout import check_work_dir
 
 if TYPE_CHECKING:
+    from xtuner.data.prepare import Progress
+    from xtuner.data.prepared import PreparedData
     from xtuner.v1.config import TrainerConfig
+
+
+# Set by the launcher for its ranks: what it checked is what they must train on.
+FINGERPRINT_VARIABLE = "XTUNER_DATA_FINGERPRINT"
 
 
 def check_inputs(config: "TrainerConfig", world_size: int) -> None:
@@ -27,27 +35,40 @@ def check_inputs(config: "TrainerConfig", world_size: int) -> None:
     config.check_world_size(world_size)
     if config.load_from is not None:
         own_tokenizer = config.tokenizer_path is None
-        require_model(config.load_from, needs_tokenizer=own_tokenizer, needs_chat_template=own_tokenizer)
+        # Plain text is trained without a chat template: the first chat that needs one asks for it.
+        require_model(config.load_from, needs_tokenizer=own_tokenizer, needs_chat_template=False)
     elif config.model_cfg is not None and not config.model_cfg.exists():
         raise ModelError(f"there is no model config {config.model_cfg}", hint="pass a config.json or its directory")
     check_work_dir(config.work_dir)
 
 
 def prepare_training_data(
-    config: "TrainerConfig", world_size: int, on_progress: Callable[[int], None] | None = None
-) -> PreparedData:
-    """Tokenise and pack the data of `config`; call `check_inputs` first.
+    config: "TrainerConfig", on_progress: "Callable[[Progress], None] | None" = None
+) -> "PreparedData":
+    """Tokenise and pack the data of `config`, or find it in the cache; call `check_inputs` first.
 
     Raises:
         ModelError: no tokenizer or chat template.
-        DataError: unreadable data, nothing to train on, too few rows for one step of `world_size` ranks.
+        DataError: unreadable data, rows in error, nothing to train on, data that changed since the launcher saw it.
+        EnvironmentFault: the cache cannot be written.
     """
-    assert config.dataset is not None, "check_inputs() guarantees it"
-    return prepare_data(
-        config.dataset,
+    from xtuner.data.prepare import DataRequest, prepare_data
+
+    request = DataRequest(
+        config.data_specs,
         config.tokenizer_dir,
-        row_limit=config.row_limit,
-        pack_length=config.pack_max_length,
-        min_packs=config.sequences_per_step(world_size),
-        on_progress=on_progress,
+        config.chat_template,
+        RowOptions(config.row_limit, config.overlong, config.mask_policy),
+        config.packing,
+        config.pack_max_length,
+        config.seed,
+        config.num_data_workers,
     )
+    data = prepare_data(request, TokenCache(config.cache_dir), on_progress)
+    expected = os.environ.get(FINGERPRINT_VARIABLE)
+    if expected not in (None, data.fingerprint()):
+        raise DataError(
+            "the data, the tokenizer or the chat template changed since the launcher checked them",
+            hint="start again with files that stay as they are",
+        )
+    return data

@@ -57,14 +57,19 @@ CASES = {
     "no tokenizer": (3, "no tokenizer.json", lambda m, c, t: _ok(_without(m, t / "m", "tokenizer.json"), c)),
     "no template": (3, "no chat template", lambda m, c, t: _ok(_without(m, t / "m", "chat_template.jinja"), c)),
     "missing data": (4, "no data file", lambda m, c, t: _ok(m, t / "none.jsonl")),
-    "directory as data": (4, "is a directory", lambda m, c, t: _ok(m, t)),
+    "directory without data": (4, "without data files", lambda m, c, t: _ok(m, t)),
+    "glob without files": (4, "no file matches", lambda m, c, t: _ok(m, t / "*.jsonl")),
     "empty data": (4, "is empty", lambda m, c, t: _ok(m, _dataset(t / "d.jsonl"))),
     "invalid json": (4, "d.jsonl:2:", lambda m, c, t: _ok(m, _dataset(t / "d.jsonl", CHAT, "{oops", CHAT))),
-    "no messages": (4, "d.jsonl:1: the row has no", lambda m, c, t: _ok(m, _dataset(t / "d.jsonl", {"text": "x"}))),
+    "no known shape": (4, "d.jsonl:1: the row has no", lambda m, c, t: _ok(m, _dataset(t / "d.jsonl", {"chat": "x"}))),
+    "two formats": (4, "d.jsonl:2: this is no row", lambda m, c, t: _ok(m, _text_behind_chat(t))),
+    "an image": (4, "is of the type 'image'", lambda m, c, t: _ok(m, _dataset(t / "d.jsonl", _image()))),
+    "over-long refused": (4, "the limit is 8", lambda m, c, t: [*_ok(m, c), "--max-length", 8, "--overlong", "error"]),
+    "missing template": (2, "cannot be read", lambda m, c, t: [*_ok(m, c), "--chat-template", t / "none.jinja"]),
+    "unwritable cache": (5, "cache directory", lambda m, c, t: [*_ok(m, c), "--cache-dir", "/proc/xtuner"]),
     "unknown role": (4, "did you mean assistant", lambda m, c, t: _ok(m, _dataset(t / "d.jsonl", _role("asistant")))),
     "nothing trainable": (4, "none of the 2 rows", lambda m, c, t: _ok(m, _dataset(t / "d.jsonl", CHAT[:1], CHAT[:1]))),
     "only over-long": (4, "no reply within 4", lambda m, c, t: [*_ok(m, c), "--max-length", 4]),
-    "too few rows": (4, "needs 2", lambda m, c, t: _ok(m, _dataset(t / "d.jsonl", CHAT))),
     "unwritable work dir": (5, "cannot be written", lambda m, c, t: [*_ok(m, c), "--work-dir", "/proc/xtuner"]),
     "work dir is a file": (5, "cannot be written", lambda m, c, t: [*_ok(m, c), "--work-dir", c]),
 }  # fmt: skip
@@ -72,6 +77,14 @@ CASES = {
 
 def _ok(model, data):
     return ["--load-from", model, "--dataset", data]
+
+
+def _image():
+    return [{"role": "user", "content": [{"type": "image"}]}, CHAT[1]]
+
+
+def _text_behind_chat(directory):
+    return _dataset(directory / "d.jsonl", CHAT, {"text": "x"})
 
 
 def _role(role):
@@ -115,6 +128,14 @@ def test_a_port_in_use(tiny_model, chats, tmp_path):
 def test_torchrun_says_a_mistake_once(tiny_model, chats, tmp_path):
     done = run("torchrun", "--nproc-per-node", 2, ENTRY, *_ok(tmp_path / "none", chats), "--work-dir", tmp_path / "w")
     assert done.returncode != 0 and done.stderr.count("error: there is no model directory") == 1
+
+
+def test_less_data_than_ranks_is_repeated_and_said(tiny_model, tmp_path):
+    """D16: one row, four ranks."""
+    flags = [*_ok(tiny_model("qwen3"), _dataset(tmp_path / "d.jsonl", CHAT)), "--total-step", 2]
+    done = run("xtuner", "sft", *flags, "--nproc-per-node", 4, "--work-dir", tmp_path / "w")
+    assert done.returncode == 0, done.stderr
+    assert "one step takes 4: the data is repeated within a step" in done.stderr
 
 
 def test_cut_rows_are_counted_not_silent(tiny_model, chats, tmp_path):

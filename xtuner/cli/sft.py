@@ -7,6 +7,7 @@ from dataclasses import replace
 import typer
 
 from xtuner.cli import console
+from xtuner.cli.progress import tokenising_bar
 from xtuner.launch.devices import count_accelerators
 from xtuner.launch.plan import LaunchPlan, torchrun_command
 from xtuner.launch.ports import check_endpoint
@@ -55,7 +56,7 @@ def command(
 
 
 def launch(plan: LaunchPlan) -> RunDir:
-    """Prepare the data once to find its faults, then run `plan` to its end; returns the run directory.
+    """Tokenise the data into the cache, then run `plan` to its end; returns the run directory.
 
     On a machine without rank 0 the run directory is that machine's own, and holds its ranks' output alone.
 
@@ -63,10 +64,13 @@ def launch(plan: LaunchPlan) -> RunDir:
         XTunerError: the data or the run failed.
     """
     from xtuner.launch.supervise import run_to_end
-    from xtuner.preflight import prepare_training_data
+    from xtuner.preflight import FINGERPRINT_VARIABLE, prepare_training_data
 
-    console.say(f"checking {plan.config.dataset} with the tokenizer of {plan.config.tokenizer_dir}")
-    prepare_training_data(plan.config, plan.world_size)
+    names = ", ".join(spec.path for spec in plan.config.data_specs)
+    console.say(f"checking {names} with the tokenizer of {plan.config.tokenizer_dir}")
+    with tokenising_bar() as on_progress:
+        data = prepare_training_data(plan.config, on_progress)
+    os.environ[FINGERPRINT_VARIABLE] = data.fingerprint()
     if plan.node_rank > 0:
         log_dir = plan.config.work_dir / "nodes" / f"node{plan.node_rank}-{os.getpid()}"
         console.say(f"training with --node-rank 0; output of the ranks here: {log_dir}")

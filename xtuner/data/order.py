@@ -1,5 +1,6 @@
 """The order of packs: `batch(step) = f(seed, epoch, step)`, the same on every rank and after every restart."""
 
+from collections.abc import Sequence
 from functools import lru_cache
 
 import numpy as np
@@ -35,3 +36,28 @@ def packs_of_step(step: int, num_sequences: int, num_packs: int, seed: int) -> l
     positions = range(step * num_sequences, (step + 1) * num_sequences)
     orders = {epoch: epoch_order(num_packs, seed, epoch) for epoch in {p // num_packs for p in positions}}
     return [int(orders[p // num_packs][p % num_packs]) for p in positions]
+
+
+def share_among_ranks(costs: Sequence[float], num_ranks: int) -> list[list[int]]:
+    """Which packs of a step each rank takes: equally many, at about equal cost.
+
+    Ranks wait for each other in every micro-batch, so packs of similar cost go side by side; within such a group
+    the dearest goes to the rank that has had the least so far.
+
+    Args:
+        costs: of each pack of the step; a multiple of `num_ranks` of them.
+        num_ranks: ranks that share the step.
+
+    Returns:
+        For each rank the indices into `costs`, in the order of its micro-batches.
+    """
+    assert len(costs) % num_ranks == 0, "checked by TrainerConfig.check_world_size"
+    by_cost = sorted(range(len(costs)), key=lambda index: (-costs[index], index))
+    shares: list[list[int]] = [[] for _ in range(num_ranks)]
+    loads = [0.0] * num_ranks
+    for begin in range(0, len(by_cost), num_ranks):
+        lightest_first = sorted(range(num_ranks), key=lambda rank: (loads[rank], rank))
+        for rank, index in zip(lightest_first, by_cost[begin : begin + num_ranks], strict=True):
+            shares[rank].append(index)
+            loads[rank] += costs[index]
+    return shares

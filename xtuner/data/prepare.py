@@ -1,175 +1,302 @@
-"""Data file to `PreparedData`: read, check, render, mask, tokenise, truncate, count, pack."""
+"""Data files to `PreparedData`: found, tokenised once, kept, packed."""
 
-import hashlib
+import itertools
+import json
+import os
+import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
-from itertools import islice
+from contextlib import ExitStack
+from dataclasses import asdict, dataclass, field
+from hashlib import sha256
 from pathlib import Path
 
 import numpy as np
-from numpy.typing import NDArray
 
-from xtuner.data.chat import read_chat
-from xtuner.data.jsonl import read_rows
-from xtuner.data.mask import MaskedText, mask_chat
-from xtuner.data.packing import plan_packs
-from xtuner.data.template import ChatTemplate, load_chat_template, load_tokenizer
-from xtuner.data.tokenize import ChatTokenizer, TokenSequence
+from xtuner import __version__
+from xtuner.data.cache import CACHE_VERSION, TokenCache
+from xtuner.data.counts import DataCounts
+from xtuner.data.formats import detect_format
+from xtuner.data.jobs import Job
+from xtuner.data.jsonl import parse_line
+from xtuner.data.lines import Chunk, LineReader
+from xtuner.data.options import FormatName, Packing, RowOptions, SourceSpec
+from xtuner.data.packing import PackPlan, pack_singly, plan_packs
+from xtuner.data.pool import WorkerPool
+from xtuner.data.prepared import PreparedData, select
+from xtuner.data.problems import ProblemLog
+from xtuner.data.rows import PipelineSpec
+from xtuner.data.sources import DataFile, find_files
+from xtuner.data.store import StoreWriter, TokenStore
+from xtuner.data.template import tokenizer_fingerprint
 from xtuner.errors import DataError
 
-_BATCH = 1024  # texts handed to the tokenizer's threads at once
-
-
-@dataclass
-class DataCounts:
-    """What happened to the rows: nothing is cut or dropped without standing here."""
-
-    rows: int = 0
-    without_reply: int = 0  # rows with no assistant message, left out
-    truncated: int = 0  # sequences cut at the row limit
-    tokens_cut: int = 0
-    without_target: int = 0  # sequences left out because nothing trainable is left of them
-    extra_sequences: int = 0  # sequences beyond one a row, from templates that rewrite earlier turns
-    split_at_reply: int = 0  # sequences tokenised piece by piece
-    sequences: int = 0
-    tokens: int = 0
-    trained_tokens: int = 0
-
-    def report(self, row_limit: int) -> list[str]:
-        """The counts as lines; exceptions from the plain case only when there are any."""
-        share = 100 * self.trained_tokens / self.tokens if self.tokens else 0.0
-        lines = [f"data: {self.rows:,} rows, {self.tokens:,} tokens, {self.trained_tokens:,} trained ({share:.0f} %)"]
-        exceptions = [
-            (self.truncated, f"cut at {row_limit:,} tokens, {self.tokens_cut:,} tokens lost (--max-length)"),
-            (self.without_reply, "left out: no assistant message"),
-            (self.without_target, "left out: no trainable token within the row limit"),
-            (self.extra_sequences, "added: the chat template rewrites earlier turns, so replies train apart"),
-            (self.split_at_reply, "tokenised piece by piece: a reply begins inside a token of its prompt"),
-        ]
-        return lines + [f"data: {count:,} {what}" for count, what in exceptions if count]
+MAX_ERRORS = 100  # rows in error after which reading on would tell nothing new
+_MAX_WORKERS = 32
+_BYTES_A_WORKER = 2 * 2**20  # a further worker for less would take longer to start than to work
 
 
 @dataclass(frozen=True)
-class PreparedData:
-    """Token sequences, flat, and the packs made of them; the same on every rank.
+class Progress:
+    """How far tokenising is.
 
     Attributes:
-        ids: int32 [tokens], all sequences one after the other.
-        is_trained: bool [tokens].
-        starts: int64 [sequences + 1], where each sequence begins in `ids`; the last entry is the end.
-        packs: sequence indices of each pack.
-        counts: what happened to the rows.
+        path: the file at hand.
+        rows, errors: of this file so far.
+        read_bytes, total_bytes: of this file; of a compressed one, compressed.
+        elapsed_s: seconds since this file was begun.
     """
 
-    ids: NDArray[np.int32]
-    is_trained: NDArray[np.bool_]
-    starts: NDArray[np.int64]
-    packs: list[list[int]]
-    counts: DataCounts = field(default_factory=DataCounts)
+    path: Path
+    rows: int
+    errors: int
+    read_bytes: int
+    total_bytes: int
+    elapsed_s: float
 
-    def sequence(self, index: int) -> TokenSequence:
-        """Sequence `index`, as views."""
-        part = slice(self.starts[index], self.starts[index + 1])
-        return TokenSequence(self.ids[part], self.is_trained[part])
+    @property
+    def rows_per_s(self) -> float:
+        """Rows a second of this file so far."""
+        return self.rows / max(self.elapsed_s, 1e-9)
 
-    def num_targets(self, pack: int) -> int:
-        """Trained tokens of a pack; a sequence's first token is never a target, nothing predicts it."""
-        return sum(int(self.sequence(i).is_trained[1:].sum()) for i in self.packs[pack])
+    @property
+    def eta_s(self) -> float:
+        """Seconds that the rest of this file takes at the speed so far."""
+        share = min(1.0, self.read_bytes / self.total_bytes) if self.read_bytes else 0.0
+        return self.elapsed_s * (1 - share) / share if share else 0.0
 
-    def fingerprint(self) -> str:
-        """SHA-256 of tokens, mask and packs, in hex: equal on all ranks, or they would train on different data."""
-        digest = hashlib.sha256()
-        for part in (
-            self.ids,
-            self.is_trained,
-            self.starts,
-            np.concatenate([np.asarray(p) for p in self.packs]),
-        ):
-            digest.update(np.ascontiguousarray(part).tobytes())
-        return digest.hexdigest()
+    def sentence(self) -> str:
+        """For logs: rows, speed, time left, rows in error so far."""
+        errors = f", {self.errors:,} rows in error" if self.errors else ""
+        return (
+            f"tokenising {self.path}: {self.rows:,} rows, {self.rows_per_s:,.0f} rows/s, "
+            f"{self.eta_s:.0f} s left{errors}"
+        )
+
+
+@dataclass(frozen=True)
+class DataRequest:
+    """What to prepare.
+
+    Attributes:
+        specs: the data as the user names it.
+        tokenizer_dir: directory with tokenizer.json and a chat template.
+        chat_template: a file with another template, or None.
+        rows: what is done to each row.
+        packing: `best-fit`, or `none` for one sequence a pack.
+        pack_length: tokens of a pack.
+        seed: decides which rows a ratio below 1 takes.
+        num_workers: processes that tokenise; None for one a core.
+    """
+
+    specs: list[SourceSpec]
+    tokenizer_dir: Path
+    chat_template: Path | None = None
+    rows: RowOptions = field(default_factory=RowOptions)
+    packing: Packing = "best-fit"
+    pack_length: int = 4096
+    seed: int = 42
+    num_workers: int | None = None
+
+    @property
+    def pipeline(self) -> PipelineSpec:
+        """What the workers need to know of it."""
+        return PipelineSpec(self.tokenizer_dir, self.chat_template, self.rows)
 
 
 def prepare_data(
-    dataset: Path,
-    tokenizer_dir: Path,
-    *,
-    row_limit: int,
-    pack_length: int,
-    min_packs: int,
-    on_progress: Callable[[int], None] | None = None,
+    request: DataRequest, cache: TokenCache, on_progress: Callable[[Progress], None] | None = None
 ) -> PreparedData:
-    """Tokenise and pack `dataset` with the tokenizer and chat template of `tokenizer_dir`.
-
-    Args:
-        dataset: JSONL file of chats.
-        tokenizer_dir: directory with tokenizer.json and a chat template.
-        row_limit: tokens a row may have; the rest is cut off and counted.
-        pack_length: tokens of a pack.
-        min_packs: packs needed for one optimizer step.
-        on_progress: called with the number of sequences done, now and then.
+    """Tokenise what the cache does not hold yet, and pack it all.
 
     Raises:
-        ModelError: no tokenizer or chat template.
-        DataError: an unreadable file, a row that is not a chat, nothing to train on, too few rows.
+        ModelError: no readable tokenizer or chat template.
+        DataError: an unreadable file, rows in error, nothing to train on.
+        EnvironmentFault: the cache cannot be written.
     """
-    tokenizer = ChatTokenizer(load_tokenizer(tokenizer_dir))
-    counts = DataCounts()
-    sequences: list[TokenSequence] = []
-    texts = _masked_texts(dataset, load_chat_template(tokenizer_dir), counts)
-    while batch := list(islice(texts, _BATCH)):
-        sequences += _fit(tokenizer.tokenize(batch), row_limit, counts)
-        if on_progress:
-            on_progress(len(sequences))
-    counts.split_at_reply = tokenizer.num_split_at_reply
-    _check_amount(dataset, counts, len(sequences), min_packs, row_limit)
-    return _collect(sequences, counts, pack_length, min_packs)
+    files = find_files(request.specs)
+    cache.prepare()
+    stores = _open_stores(request, files, cache, on_progress or (lambda progress: None))
+    _require_sequences(stores, request)
+    ratios = [file.ratio for file in files]
+    selected = select(stores, ratios, request.seed)
+    if not len(selected):
+        raise DataError("the ratios of the data leave no row", hint="raise `ratio` in `datasets`")
+    return PreparedData(stores, selected, _plan(request, stores, selected, ratios, cache), ratios)
 
 
-def _masked_texts(dataset: Path, template: ChatTemplate, counts: DataCounts) -> Iterator[MaskedText]:
-    for row in read_rows(dataset):
-        counts.rows += 1
-        masked = mask_chat(read_chat(row), template)
-        counts.without_reply += not masked
-        counts.extra_sequences += max(0, len(masked) - 1)
-        yield from masked
+def _open_stores(
+    request: DataRequest, files: list[DataFile], cache: TokenCache, on_progress: Callable[[Progress], None]
+) -> list[TokenStore]:
+    tokenizer = tokenizer_fingerprint(request.tokenizer_dir, request.chat_template)
+    keys = [_store_key(request, file, tokenizer, cache) for file in files]
+    found = [_open(cache, key) for key in keys]
+    missing = {key: file for key, file, store in zip(keys, files, found, strict=True) if store is None}
+    made: dict[str, TokenStore] = {}
+    if missing:
+        with ExitStack() as stack:
+            builder = _Builder(request, cache, on_progress, stack, sum(file.state.size for file in missing.values()))
+            made = {key: builder.build(key, file) for key, file in missing.items()}
+    return [made[key] if store is None else store for key, store in zip(keys, found, strict=True)]
 
 
-def _fit(sequences: list[TokenSequence], row_limit: int, counts: DataCounts) -> Iterator[TokenSequence]:
-    for sequence in sequences:
-        if len(sequence) > row_limit:
-            counts.truncated += 1
-            counts.tokens_cut += len(sequence) - row_limit
-            sequence = sequence.truncated(row_limit)
-        if sequence.is_trained[1:].any():
-            yield sequence
-        else:
-            counts.without_target += 1
+def _store_key(request: DataRequest, file: DataFile, tokenizer: str, cache: TokenCache) -> str:
+    parts = {
+        "version": [__version__, CACHE_VERSION],
+        "content": cache.content_hash(file),
+        "kind": file.kind,
+        "format": file.format,
+        "tokenizer": tokenizer,
+        "options": asdict(request.rows),
+    }
+    return sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
 
-def _check_amount(dataset: Path, counts: DataCounts, num_sequences: int, min_packs: int, row_limit: int) -> None:
-    if num_sequences == 0:
-        raise DataError(
-            f"{dataset}: none of the {counts.rows:,} rows has a trainable token: {counts.without_reply:,} have no "
-            f"assistant message, {counts.without_target:,} have no reply within {row_limit:,} tokens",
-            hint="only assistant messages are trained; add some, or raise --max-length and --pack-max-length",
-        )
-    if num_sequences < min_packs:
-        raise DataError(
-            f"{dataset} has {num_sequences:,} trainable rows, one optimizer step needs {min_packs:,}",
-            hint=f"give at least {min_packs:,} rows, use fewer ranks, or lower --global-batch-size",
-        )
+def _open(cache: TokenCache, key: str) -> TokenStore | None:
+    """The store of `key`; None where it is not there, or damaged: then it is made again."""
+    path = cache.store_path(key)
+    try:
+        store = TokenStore.open(path)
+    except (OSError, ValueError, LookupError, TypeError, AttributeError):
+        return None
+    cache.touch(path)
+    return store
 
 
-def _collect(sequences: list[TokenSequence], counts: DataCounts, pack_length: int, min_packs: int) -> PreparedData:
-    lengths = np.asarray([len(sequence) for sequence in sequences], dtype=np.int64)
-    is_trained = np.concatenate([sequence.is_trained for sequence in sequences])
-    counts.sequences = len(sequences)
-    counts.tokens = int(lengths.sum())
-    counts.trained_tokens = sum(int(sequence.is_trained[1:].sum()) for sequence in sequences)
-    return PreparedData(
-        ids=np.concatenate([sequence.ids for sequence in sequences]),
-        is_trained=is_trained,
-        starts=np.concatenate([np.zeros(1, dtype=np.int64), np.cumsum(lengths)]),
-        packs=plan_packs(lengths, pack_length, min_packs=min_packs),
-        counts=counts,
+class _Builder:
+    """Makes stores; the workers start with the first one that no other process makes in the meantime."""
+
+    def __init__(
+        self,
+        request: DataRequest,
+        cache: TokenCache,
+        on_progress: Callable[[Progress], None],
+        stack: ExitStack,
+        num_bytes: int,
+    ) -> None:
+        self._request = request
+        self._cache = cache
+        self._on_progress = on_progress
+        self._stack = stack
+        self._num_bytes = num_bytes
+        self._pool: WorkerPool | None = None
+
+    def build(self, key: str, file: DataFile) -> TokenStore:
+        path = self._cache.store_path(key)
+        with self._cache.lock(path):
+            store = _open(self._cache, key)  # made by another process while this one waited
+            if store is not None:
+                return store
+            self._cache.discard(path)
+            with self._cache.making(path) as directory, StoreWriter(directory) as writer:
+                writer.finish({**self._tokenise(file, writer), "key": key})
+        store = _open(self._cache, key)
+        assert store is not None, "it was just made"
+        return store
+
+    def _tokenise(self, file: DataFile, writer: StoreWriter) -> dict[str, object]:
+        if self._pool is None:
+            num_workers = count_workers(self._request.num_workers, self._num_bytes)
+            self._pool = self._stack.enter_context(WorkerPool(self._request.pipeline, num_workers))
+        reader, counts, problems = LineReader(file), DataCounts(), ProblemLog()
+        first, chunks = _peek(reader.chunks())
+        if first is None:
+            blank = ", only blank lines" if reader.notes.num_blank else ""
+            raise DataError(f"{file.path} holds no rows{blank}", hint="write one chat a line")
+        format = settle_format(file, first)
+        begun_at, read_bytes = time.monotonic(), [0]
+
+        def jobs() -> Iterator[Job]:
+            for chunk in chunks:
+                read_bytes[0] = chunk.read_bytes
+                yield Job(chunk, file.path, format)
+
+        for result in self._pool.run(jobs()):
+            writer.write(result)
+            counts.add(result.counts)
+            problems.merge(result.problems)
+            if problems.num_errors > MAX_ERRORS:
+                problems.raise_errors(is_whole_file=False)
+            elapsed_s = time.monotonic() - begun_at
+            self._on_progress(
+                Progress(file.path, counts.rows, problems.num_errors, read_bytes[0], file.state.size, elapsed_s)
+            )
+        problems.raise_errors(is_whole_file=True)
+        notes = {"path": str(file.path), "format": format, "said": reader.notes.sentences()}
+        return {"counts": counts.to_json(), "problems": problems.to_json(), "notes": notes}
+
+
+def count_workers(asked: int | None, num_bytes: int) -> int:
+    """Processes that are worth starting: as asked, else one a core, fewer for little data."""
+    if asked is not None:
+        return asked
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return max(1, min(cores, _MAX_WORKERS, -(-num_bytes // _BYTES_A_WORKER)))
+
+
+def settle_format(file: DataFile, first: Chunk) -> FormatName:
+    """The format of a file: as asked for, else that of its first row.
+
+    Raises:
+        RowError: the first row has no known shape, or is no JSON.
+    """
+    if file.format != "auto":
+        return file.format
+    where = f"{file.path}:{first.numbers[0]}"
+    is_last = first.ends_file and len(first.lines) == 1
+    return detect_format(parse_line(first.lines[0], where, is_last=is_last), where)
+
+
+def _peek(chunks: Iterator[Chunk]) -> tuple[Chunk | None, Iterator[Chunk]]:
+    """The first chunk, and all chunks with that one."""
+    first = next(chunks, None)
+    return first, itertools.chain([] if first is None else [first], chunks)
+
+
+def _require_sequences(stores: list[TokenStore], request: DataRequest) -> None:
+    if any(len(store) for store in stores):
+        return
+    counts = PreparedData(stores, np.empty(0, np.int64), pack_singly(0)).counts
+    where = stores[0].notes.get("path", "the data") if len(stores) == 1 else f"{len(stores)} data files"
+    dropped = f", {counts.overlong:,} are longer and dropped" if request.rows.overlong == "drop" else ""
+    raise DataError(
+        f"{where}: none of the {counts.rows:,} rows has a trainable token: {counts.without_reply:,} have no assistant "
+        f"message, {counts.without_target:,} have no reply within {request.rows.max_tokens:,} tokens{dropped}",
+        hint="only assistant messages are trained; add some, or raise --max-length and --pack-max-length",
     )
+
+
+def _plan(
+    request: DataRequest,
+    stores: list[TokenStore],
+    selected: "np.typing.NDArray[np.int64]",
+    ratios: list[float],
+    cache: TokenCache,
+) -> PackPlan:
+    if request.packing == "none":
+        return pack_singly(len(selected))
+    parts = [[store.key for store in stores], ratios, request.pack_length]
+    if any(ratio % 1 for ratio in ratios):
+        parts.append(request.seed)  # which rows a fraction takes
+    path = cache.plan_path(sha256(json.dumps(parts).encode()).hexdigest())
+    plan = _open_plan(path, len(selected))
+    if plan is not None:
+        return plan
+    with cache.lock(path):
+        plan = _open_plan(path, len(selected))
+        if plan is None:
+            lengths = np.concatenate([store.lengths for store in stores])[selected]
+            plan = plan_packs(lengths, request.pack_length)
+            cache.discard(path)
+            with cache.making(path) as directory:
+                np.save(directory / "members.npy", plan.members)
+                np.save(directory / "starts.npy", plan.starts)
+    return plan
+
+
+def _open_plan(path: Path, num_sequences: int) -> PackPlan | None:
+    try:
+        members, starts = (np.load(path / f"{name}.npy", mmap_mode="r") for name in ("members", "starts"))
+    except (OSError, ValueError, EOFError):  # not there, or damaged: then it is made again
+        return None
+    is_whole = starts.ndim == members.ndim == 1 and len(starts) and starts[-1] == len(members) == num_sequences
+    return PackPlan(members, starts) if is_whole else None

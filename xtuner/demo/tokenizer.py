@@ -59,6 +59,13 @@ def write_tokenizer(directory: Path, chats: list[list[dict[str, str]]], *, max_l
 
 def train_tokenizer(chats: list[list[dict[str, str]]]) -> Tokenizer:
     """A tokenizer of exactly `VOCAB_SIZE` ids: the special tokens, all 256 bytes, and the most frequent merges."""
+    # The roles stand in every rendered chat, so they should be tokens of their own.
+    texts = [text for chat in chats for message in chat for text in (message["role"] + "\n", message["content"])]
+    return train_bpe(texts, VOCAB_SIZE)
+
+
+def train_bpe(texts: list[str], vocab_size: int) -> Tokenizer:
+    """A byte-level BPE in the style of Qwen with exactly `vocab_size` ids, trained on `texts`."""
     tokenizer = Tokenizer(models.BPE())
     tokenizer.normalizer = normalizers.NFC()
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
@@ -69,13 +76,11 @@ def train_tokenizer(chats: list[list[dict[str, str]]]) -> Tokenizer:
     )
     tokenizer.decoder = decoders.ByteLevel()
     trainer = trainers.BpeTrainer(
-        vocab_size=VOCAB_SIZE,
+        vocab_size=vocab_size,
         special_tokens=[AddedToken(token, special=True) for token in SPECIAL_TOKENS],
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
         show_progress=False,
     )
-    # The roles stand in every rendered chat, so they should be tokens of their own.
-    texts = [text for chat in chats for message in chat for text in (message["role"] + "\n", message["content"])]
     tokenizer.train_from_iterator(texts, trainer)
-    assert tokenizer.get_vocab_size() == VOCAB_SIZE, "the chats are too few for a vocabulary of this size"
+    assert tokenizer.get_vocab_size() == vocab_size, "the texts are too few for a vocabulary of this size"
     return tokenizer

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from xtuner.errors import UsageError
-from xtuner.v1.config import FSDPConfig, TrainerConfig
+from xtuner.v1.config import DatasetConfig, FSDPConfig, TrainerConfig
 from xtuner.v1.config.files import resolve_config
 from xtuner.v1.config.flags import flag_names, flags_of
 
@@ -16,9 +16,17 @@ PUBLIC_FLAGS = [
     "--load-from",
     "--model-cfg",
     "--tokenizer-path",
+    "--chat-template",
     "--dataset",
+    "--datasets",
+    "--dataset-format",
+    "--mask-policy",
     "--max-length",
+    "--overlong",
+    "--packing",
     "--pack-max-length",
+    "--cache-dir",
+    "--num-data-workers",
     "--total-step",
     "--epoch-num",
     "--global-batch-size",
@@ -110,6 +118,10 @@ def test_flag_wins_over_file_wins_over_default(tmp_path: Path, name: str, text: 
         ("lr: .nan\n", "--lr: input should be a finite number", "--lr"),
         ("- 1\n", "holds a list", ""),
         ("a: [\n", "cannot be read", ""),
+        ("datasets: [{path: a.jsonl, ratoi: 2}]\n", "datasets.0.ratoi", "ratio"),
+        ("datasets: [{path: a.jsonl, ratio: 0}]\n", "--datasets.0.ratio: input should be greater than 0", ""),
+        ("datasets: [{ratio: 1}]\n", "--datasets.0.path: field required", ""),
+        ("packing: bfd\n", "--packing", ""),
     ],
 )
 def test_mistakes_in_a_file_are_named(tmp_path: Path, text: str, message: str, hint: str) -> None:
@@ -123,7 +135,9 @@ def test_mistakes_in_a_file_are_named(tmp_path: Path, text: str, message: str, h
 def test_flags_give_back_the_config() -> None:
     config = TrainerConfig(
         load_from=Path("-odd name/模型"),
-        dataset=Path("a b'c.jsonl"),
+        dataset=(Path("a b'c.jsonl"), Path("*.jsonl")),
+        datasets=(DatasetConfig(path=Path("数据 $x.jsonl"), ratio=0.1 + 0.2, format="alpaca"),),
+        overlong="split",
         total_step=3,
         lr=0.1 + 0.2,
         lr_min=0.0,
@@ -138,3 +152,15 @@ def test_flags_give_back_the_config() -> None:
         [sys.executable, "-c", program, *flags_of(config)], capture_output=True, text=True, check=True
     ).stdout
     assert TrainerConfig.model_validate(json.loads(printed)) == config
+
+
+def test_data_comes_from_flags_and_files_together(tmp_path: Path) -> None:
+    file = tmp_path / "c.yaml"
+    file.write_text("datasets:\n- path: ~/b.jsonl\n  ratio: 0.5\n- {path: c.json, format: sharegpt}\n")
+    specs = resolve_config({"dataset": ["a.jsonl"], "dataset_format": "text"}, file).data_specs
+    assert [(spec.path, spec.ratio, spec.format) for spec in specs] == [
+        ("a.jsonl", 1.0, "text"),
+        (str(Path.home() / "b.jsonl"), 0.5, "auto"),
+        ("c.json", 1.0, "sharegpt"),
+    ]
+    assert TrainerConfig(dataset="one.jsonl").dataset == (Path("one.jsonl"),)

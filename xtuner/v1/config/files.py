@@ -6,7 +6,7 @@ import sys
 from collections.abc import Mapping
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args, get_origin
 
 import yaml
 from pydantic import ValidationError
@@ -78,6 +78,8 @@ def _snake(key: Any) -> str:
 
 
 def _snake_keys(value: Any) -> Any:
+    if isinstance(value, list):
+        return [_snake_keys(inner) for inner in value]
     return {_snake(key): _snake_keys(inner) for key, inner in value.items()} if isinstance(value, dict) else value
 
 
@@ -107,5 +109,8 @@ def _explain(error: ValidationError, config_file: Path | None) -> UsageError:
 def _known_keys(path: list[str]) -> list[str]:
     options: type[Options] = TrainerConfig
     for part in path:
-        options = options.model_fields[part].annotation  # type: ignore[assignment]
+        if part.isdigit():  # an item of a list, whose type the step before has taken
+            continue
+        annotation: Any = options.model_fields[part].annotation
+        options = get_args(annotation)[0] if get_origin(annotation) is tuple else annotation
     return list(options.model_fields)

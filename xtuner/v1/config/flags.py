@@ -1,6 +1,7 @@
 """Options to command-line flags: the one adapter between `TrainerConfig` and Typer."""
 
 import inspect
+import json
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import NoneType
@@ -63,12 +64,19 @@ def flags_of(config: TrainerConfig) -> list[str]:
             value = getattr(value, name)
         if value == field.get_default(call_default_factory=True):
             continue
-        if isinstance(value, bool):
-            arguments.append(_flag(path) if value else _negated(path))
-        else:
-            # repr keeps every digit of a float
-            arguments.append(f"{_flag(path)}={value!r}" if isinstance(value, float) else f"{_flag(path)}={value}")
+        arguments += _arguments(path, value)
     return arguments
+
+
+def _arguments(path: tuple[str, ...], value: Any) -> list[str]:
+    if isinstance(value, bool):
+        return [_flag(path) if value else _negated(path)]
+    if isinstance(value, tuple) and isinstance(value[0], Options):
+        return [f"{_flag(path)}={json.dumps([item.model_dump(mode='json') for item in value], ensure_ascii=False)}"]
+    if isinstance(value, tuple):
+        return [f"{_flag(path)}={item}" for item in value]
+    # repr keeps every digit of a float
+    return [f"{_flag(path)}={value!r}" if isinstance(value, float) else f"{_flag(path)}={value}"]
 
 
 def _fields(options: type[Options], above: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], FieldInfo]]:
@@ -100,7 +108,7 @@ def _parameters(options: type[Options]) -> Iterator[inspect.Parameter]:
 
 def _help(field: FieldInfo, default: Any) -> str:
     assert field.description, "option() requires a help text"
-    if default is None or default is False:
+    if default is None or default is False or default == ():
         return field.description
     return (
         f"{field.description}  [default: {default:g}]"
@@ -118,7 +126,10 @@ def _metavar(field: FieldInfo) -> str | None:
 
 
 def _value_type(field: FieldInfo) -> Any:
-    """The annotation without its `None`."""
+    """What the command line parses: the annotation without its `None`, JSON text for a list of options."""
+    if get_origin(field.annotation) is tuple:
+        item = get_args(field.annotation)[0]
+        return str if issubclass(item, Options) else list[item]  # type: ignore[valid-type]
     kinds = [kind for kind in get_args(field.annotation) if kind is not NoneType]
     is_optional = NoneType in get_args(field.annotation)
     return kinds[0] if is_optional else field.annotation
@@ -137,7 +148,7 @@ def _nest(given: dict[str, Any]) -> dict[str, Any]:
     """`{"fsdp_config__cpu_offload": True}` to `{"fsdp_config": {"cpu_offload": True}}`, without what is None."""
     nested: dict[str, Any] = {}
     for name, value in given.items():
-        if value is None:
+        if value is None or value == []:  # a flag that may be repeated was not given at all
             continue
         *above, last = name.split(_SEPARATOR)
         level = nested

@@ -1,10 +1,29 @@
-"""The option groups with a dot in their flags (`--fsdp-config.cpu-offload`)."""
+"""Options inside options: groups with a dot in their flags (`--fsdp-config.cpu-offload`), and items of lists."""
 
+from pathlib import Path
 from typing import Literal
 
+from pydantic import field_validator
+
+from xtuner.data.options import FormatName
 from xtuner.v1.config.option import Options, option
 
 _SHARDING = "Sharding and precision"
+
+
+class DatasetConfig(Options):
+    """One entry of `datasets`: data with a weight and a format of its own."""
+
+    path: Path = option(..., "File of chats, directory or glob.", group="Data")
+    ratio: float = option(
+        1.0, "How often each row is used: 0.5 takes half of them, 2 each twice.", group="Data", gt=0, le=1000
+    )
+    format: FormatName = option("auto", "Shape of the rows.", group="Data")
+
+    @field_validator("path", mode="before")
+    @classmethod
+    def _expand_home(cls, value: object) -> object:
+        return Path(value).expanduser() if isinstance(value, str | Path) and str(value) else value
 
 
 class FSDPConfig(Options):

@@ -1,13 +1,15 @@
 """`TrainerConfig`: the options of a fine-tuning run and the rules between them."""
 
+import json
 from pathlib import Path
 from typing import Literal
 
 from pydantic import field_validator
 
+from xtuner.data.options import FormatName, MaskPolicy, Overlong, Packing, SourceSpec
 from xtuner.errors import UsageError
 from xtuner.v1.config.option import Options, option
-from xtuner.v1.config.parts import FSDPConfig
+from xtuner.v1.config.parts import DatasetConfig, FSDPConfig
 
 
 class TrainerConfig(Options):
@@ -27,12 +29,34 @@ class TrainerConfig(Options):
     tokenizer_path: Path | None = option(
         None, "Directory with tokenizer and chat template.  [default: the model directory]", group="Model"
     )
-    dataset: Path | None = option(None, "JSONL file of chats, one JSON value a line.", group="Data")
-    max_length: int = option(
-        4096, "Longest row; what is beyond is cut off and counted.", group="Data", unit="tokens", ge=2
+    chat_template: Path | None = option(
+        None, "Jinja file to show chats with.  [default: the model's own chat template]", group="Model"
+    )
+    dataset: tuple[Path, ...] = option(
+        (), "File of chats, directory or glob; may be given several times.", group="Data", unit="path"
+    )
+    datasets: tuple[DatasetConfig, ...] = option(
+        (), "Data with a ratio and a format each; in a config file a list, as a flag JSON.", group="Data"
+    )
+    dataset_format: FormatName = option(
+        "auto", "Shape of the rows of --dataset; auto looks at the first row of each file.", group="Data"
+    )
+    mask_policy: MaskPolicy = option(
+        "all-assistant", "Which text is trained; a message's own `loss` wins.", group="Data"
+    )
+    max_length: int = option(4096, "Longest row; for longer ones see --overlong.", group="Data", unit="tokens", ge=2)
+    overlong: Overlong = option(
+        "truncate", "What becomes of a row that is longer than --max-length; counted in any case.", group="Data"
+    )
+    packing: Packing = option(
+        "best-fit", "How rows share a sequence; none trains one row a sequence, padded.", group="Data"
     )
     pack_max_length: int = option(
         4096, "Rows are packed into sequences of at most this length.", group="Data", unit="tokens", ge=2
+    )
+    cache_dir: Path | None = option(None, "Directory for tokenised data.  [default: the user's cache]", group="Data")
+    num_data_workers: int | None = option(
+        None, "Processes that tokenise.  [default: one a core]", group="Data", unit="processes", ge=1
     )
     total_step: int | None = option(None, "Optimizer steps to train.", group="Length of the run", unit="steps", ge=1)
     epoch_num: int | None = option(
@@ -49,7 +73,9 @@ class TrainerConfig(Options):
         unit="sequences",
         ge=1,
     )
-    seed: int = option(42, "Seed of the data order and of random weights.", group="Length of the run", ge=0)
+    seed: int = option(
+        42, "Seed of the data order and of random weights.", group="Length of the run", ge=0, le=2**63 - 1
+    )
     lr: float = option(6e-5, "Peak learning rate.", group="Optimization", gt=0)
     lr_min: float = option(1e-6, "Learning rate at the last step.", group="Optimization", ge=0)
     scheduler_type: Literal["cosine", "linear", "constant"] = option(
@@ -71,10 +97,23 @@ class TrainerConfig(Options):
         Path("work_dirs"), "Directory that holds the runs; each run gets its own inside.", group="Output"
     )
 
-    @field_validator("load_from", "model_cfg", "tokenizer_path", "dataset", "work_dir", mode="before")
+    @field_validator(
+        "load_from", "model_cfg", "tokenizer_path", "chat_template", "cache_dir", "work_dir", mode="before"
+    )
     @classmethod
     def _expand_home(cls, value: object) -> object:
         return Path(value).expanduser() if isinstance(value, str | Path) and str(value) else value
+
+    @field_validator("dataset", mode="before")
+    @classmethod
+    def _one_or_several(cls, value: object) -> object:
+        paths = [value] if isinstance(value, str | Path) else value
+        return [cls._expand_home(path) for path in paths] if isinstance(paths, list | tuple) else paths
+
+    @field_validator("datasets", mode="before")
+    @classmethod
+    def _from_json(cls, value: object) -> object:
+        return json.loads(value) if isinstance(value, str) else value
 
     def check(self) -> None:
         """Raise `UsageError` for options that contradict each other or are missing."""
@@ -90,7 +129,7 @@ class TrainerConfig(Options):
                 "--model-cfg is given without --tokenizer-path",
                 hint="pass --tokenizer-path DIR, a directory with tokenizer.json and a chat template",
             )
-        if self.dataset is None:
+        if not self.dataset and not self.datasets:
             raise UsageError("no data is given", hint="pass --dataset FILE.jsonl, one chat a line")
         if self.total_step is not None and self.epoch_num is not None:
             raise UsageError(
@@ -118,6 +157,12 @@ class TrainerConfig(Options):
     def row_limit(self) -> int:
         """Tokens a row may have: it must also fit into a pack."""
         return min(self.max_length, self.pack_max_length)
+
+    @property
+    def data_specs(self) -> list[SourceSpec]:
+        """All data, from `dataset` and `datasets`."""
+        plain = [SourceSpec(str(path), format=self.dataset_format) for path in self.dataset]
+        return plain + [SourceSpec(str(data.path), data.ratio, data.format) for data in self.datasets]
 
     @property
     def tokenizer_dir(self) -> Path:

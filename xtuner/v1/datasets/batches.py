@@ -5,8 +5,8 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from xtuner.data.order import packs_of_step
-from xtuner.data.prepare import PreparedData
+from xtuner.data.order import packs_of_step, share_among_ranks
+from xtuner.data.prepared import PreparedData
 
 
 @dataclass(frozen=True)
@@ -19,6 +19,7 @@ class MicroBatch:
         document_lengths: tokens of each document, summing to T.
         target_positions: int64 [N], the positions whose next token is a target.
         targets: int64 [N], those next tokens.
+        num_padding: tokens at the end that belong to no row; they are the last document.
     """
 
     input_ids: torch.Tensor
@@ -26,11 +27,12 @@ class MicroBatch:
     document_lengths: list[int]
     target_positions: torch.Tensor
     targets: torch.Tensor
+    num_padding: int = 0
 
     @property
     def num_tokens(self) -> int:
-        """Tokens of the pack; there is no padding."""
-        return self.input_ids.shape[1]
+        """Tokens of the rows, without padding."""
+        return self.input_ids.shape[1] - self.num_padding
 
     @property
     def num_targets(self) -> int:
@@ -45,6 +47,7 @@ class MicroBatch:
             self.document_lengths,
             self.target_positions.to(device, non_blocking=True),
             self.targets.to(device, non_blocking=True),
+            self.num_padding,
         )
 
 
@@ -73,40 +76,65 @@ class StepBatch:
 
 
 class Batches:
-    """The batches of one rank. The set of rows of a step is the same for every number of ranks."""
+    """The batches of one rank. The set of rows of a step is the same for every number of ranks.
 
-    def __init__(self, data: PreparedData, *, rank: int, world_size: int, sequences_per_step: int, seed: int) -> None:
+    Args:
+        data: what was prepared, the same on every rank.
+        rank: this rank.
+        world_size: ranks that share a step.
+        sequences_per_step: packs in one step, over all ranks.
+        seed: decides the order of the packs.
+        pad_multiple: packs are padded to a multiple of this many tokens. The padding is a document of its own
+            behind the rows, known by its place and never by its id, so that PAD may be equal to EOS.
+    """
+
+    def __init__(
+        self,
+        data: PreparedData,
+        *,
+        rank: int,
+        world_size: int,
+        sequences_per_step: int,
+        seed: int,
+        pad_multiple: int = 1,
+    ) -> None:
         assert sequences_per_step % world_size == 0, "checked by TrainerConfig.check_world_size"
         self._data = data
         self._rank = rank
         self._world_size = world_size
         self._sequences_per_step = sequences_per_step
         self._seed = seed
+        self._pad_multiple = pad_multiple
 
     def steps_per_epoch(self) -> int:
         """Optimizer steps until every pack was seen; the last one is filled up from the next epoch's order."""
-        return -(-len(self._data.packs) // self._sequences_per_step)
+        return -(-self._data.num_packs // self._sequences_per_step)
 
     def fetch(self, step: int) -> StepBatch:
         """The batch of optimizer step `step` (from 1)."""
-        packs = packs_of_step(step - 1, self._sequences_per_step, len(self._data.packs), self._seed)
+        packs = packs_of_step(step - 1, self._sequences_per_step, self._data.num_packs, self._seed)
+        shares = share_among_ranks([self._data.pack_cost(pack) for pack in packs], self._world_size)
         return StepBatch(
-            [self._micro_batch(pack) for pack in packs[self._rank :: self._world_size]],
+            [self._micro_batch(packs[index]) for index in shares[self._rank]],
             sum(self._data.num_targets(pack) for pack in packs),
         )
 
     def _micro_batch(self, pack: int) -> MicroBatch:
-        sequences = [self._data.sequence(index) for index in self._data.packs[pack]]
+        sequences = self._data.pack(pack)
         lengths = [len(sequence) for sequence in sequences]
-        ids = np.concatenate([sequence.ids for sequence in sequences]).astype(np.int64)
-        is_target = np.concatenate([sequence.is_trained for sequence in sequences])
+        num_padding = -sum(lengths) % self._pad_multiple
+        ids = np.concatenate([*(sequence.ids for sequence in sequences), np.zeros(num_padding, np.int32)])
+        is_target = np.concatenate([*(sequence.is_trained for sequence in sequences), np.zeros(num_padding, np.bool_)])
         # Position i predicts token i + 1; the first token of a document is nobody's target.
         is_target[np.cumsum([0, *lengths[:-1]])] = False
         positions = np.flatnonzero(is_target) - 1
+        ids = ids.astype(np.int64)
+        document_lengths = [*lengths, num_padding] if num_padding else lengths
         return MicroBatch(
             input_ids=torch.from_numpy(ids)[None],
-            position_ids=torch.cat([torch.arange(length) for length in lengths])[None],
-            document_lengths=lengths,
+            position_ids=torch.cat([torch.arange(length) for length in document_lengths])[None],
+            document_lengths=document_lengths,
             target_positions=torch.from_numpy(positions),
             targets=torch.from_numpy(ids[positions + 1]),
+            num_padding=num_padding,
         )

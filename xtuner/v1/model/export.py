@@ -34,6 +34,7 @@ def export_model(
     source: Path | None,
     tokenizer_dir: Path,
     is_writer: bool,
+    chat_template: Path | None = None,
     max_shard_bytes: int = MAX_SHARD_BYTES,
 ) -> None:
     """Write `model` to `directory`; every rank must call it, the one with `is_writer` writes.
@@ -44,6 +45,7 @@ def export_model(
         source: the model directory the weights came from; None after random initialisation.
         tokenizer_dir: where tokenizer and chat template are copied from.
         is_writer: true on exactly one rank.
+        chat_template: the template that was trained with, where it is another than the tokenizer's own.
         max_shard_bytes: a weight file is closed before it grows beyond this.
     """
     temporary = directory.with_name(f".tmp-{directory.name}")
@@ -60,6 +62,8 @@ def export_model(
         _add_untouched(writer, model, source_files)
         writer.finish()
         _write_small_files(model, temporary, source, tokenizer_dir)
+        if chat_template:  # it wins over one inside tokenizer_config.json
+            shutil.copyfile(chat_template, temporary / "chat_template.jinja")
         _commit(temporary, directory)
 
 

@@ -9,7 +9,9 @@ from pathlib import Path
 from torch.distributed.device_mesh import DeviceMesh
 from transformers import PreTrainedModel
 
-from xtuner.data.prepare import PreparedData
+from xtuner.data.prepared import PreparedData
+from xtuner.data.report import report_lines
+from xtuner.data.template import tokenizer_fingerprint
 from xtuner.errors import StoppedAndSaved, StoppedNotSaved, TrainingFailed, XTunerError
 from xtuner.preflight import check_inputs, prepare_training_data
 from xtuner.run.atomic import write_json
@@ -36,6 +38,7 @@ from xtuner.v1.model.load import load_weights
 from xtuner.v1.model.shard import compute_dtype, shard_model
 from xtuner.v1.optim.adamw import build_adamw
 from xtuner.v1.optim.schedule import learning_rate
+from xtuner.v1.train.data_log import PAD_MULTIPLE, plan_lines, progress_log
 from xtuner.v1.train.meter import Meter
 from xtuner.v1.train.rank_log import RankLog
 from xtuner.v1.train.signals import die_with_parent, raise_on_stop_signals
@@ -56,13 +59,14 @@ class Trainer:
         self.step = 0
         self.ranks = Ranks.from_environment()
         check_inputs(config, self.ranks.world_size)
-        data = prepare_training_data(config, self.ranks.world_size)
+        data = prepare_training_data(config, progress_log(self.ranks))
         model_config = read_model_config(config.load_from or _required(config.model_cfg))
         self.model = build_meta_model(model_config)
 
         raise_on_stop_signals()
         mesh = join_process_group(self.ranks)
-        self.run_dir = _share_run_dir(config, self.ranks)
+        fingerprint = data.fingerprint()
+        self.run_dir = _share_run_dir(config, self.ranks, fingerprint)
         self._log = RankLog(self.run_dir, self.ranks.rank)
         self._batches = Batches(
             data,
@@ -70,10 +74,11 @@ class Trainer:
             world_size=self.ranks.world_size,
             sequences_per_step=config.sequences_per_step(self.ranks.world_size),
             seed=config.seed,
+            pad_multiple=PAD_MULTIPLE if config.packing == "none" else 1,
         )
         self.total_steps = config.total_step or (config.epoch_num or 1) * self._batches.steps_per_epoch()
         self._beat = _start_beat(self.run_dir, self.total_steps) if self.ranks.is_first else None
-        require_same_everywhere(data.fingerprint(), "the prepared data")
+        require_same_everywhere(fingerprint, "the prepared data")
         self._log_start(data, mesh)
         self._engine = _build_engine(self.model, mesh, config)
         self._meter = Meter(self._engine.device)
@@ -131,6 +136,7 @@ class Trainer:
             directory,
             source=self.config.load_from,
             tokenizer_dir=self.config.tokenizer_dir,
+            chat_template=self.config.chat_template,
             is_writer=self.ranks.is_first,
         )
         if self.ranks.is_first:
@@ -149,14 +155,11 @@ class Trainer:
             f"model: {type(self.model).__name__}, {num_parameters:,} parameters; compute in {dtype}, "
             "parameters, optimizer and gradient reduction in float32"
         )
-        for line in data.counts.report(config.row_limit):
+        vocab_size = self.model.config.get_text_config().vocab_size
+        for line in report_lines(data, config.row_limit, vocab_size):
             self._log.info(line)
-        num_tokens_packed = len(data.packs) * config.pack_max_length
-        self._log.info(
-            f"packs: {len(data.packs):,} of at most {config.pack_max_length:,} tokens, "
-            f"{100 * data.counts.tokens / num_tokens_packed:.1f} % full; "
-            f"{self._batches.steps_per_epoch():,} steps an epoch, {self.total_steps:,} steps in all"
-        )
+        for line in plan_lines(data, config, self.ranks.world_size, self.total_steps):
+            self._log.info(line)
 
     def _set_status(self, **changes: object) -> None:
         if self._beat:
@@ -174,7 +177,7 @@ def _required(path: Path | None) -> Path:
     return path
 
 
-def _share_run_dir(config: TrainerConfig, ranks: Ranks) -> RunDir:
+def _share_run_dir(config: TrainerConfig, ranks: Ranks, fingerprint: str) -> RunDir:
     """The run directory, made by the launcher or by rank 0, known to all ranks."""
     path = ""
     if ranks.is_first:
@@ -182,9 +185,18 @@ def _share_run_dir(config: TrainerConfig, ranks: Ranks) -> RunDir:
         run_dir = RunDir(Path(given)) if given else RunDir.create(config.work_dir)
         resolved = config.model_dump(mode="json")
         write_json(run_dir.config_json, resolved)
-        write_json(run_dir.run_json, describe_run(["torchrun", *sys.argv], resolved))
+        write_json(
+            run_dir.run_json, describe_run(["torchrun", *sys.argv], resolved, **_fingerprints(config, fingerprint))
+        )
         path = str(run_dir.path.absolute())
     return RunDir(Path(broadcast_string(path)))
+
+
+def _fingerprints(config: TrainerConfig, data_fingerprint: str) -> dict[str, str]:
+    return {
+        "data_fingerprint": data_fingerprint,
+        "tokenizer_fingerprint": tokenizer_fingerprint(config.tokenizer_dir, config.chat_template),
+    }
 
 
 def _start_beat(run_dir: RunDir, total_steps: int) -> StatusBeat:

@@ -1,0 +1,74 @@
+"""A progress bar for tokenising: on a terminal a bar, elsewhere a line now and then."""
+
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+from xtuner.cli import console
+from xtuner.run.text import visible
+
+if TYPE_CHECKING:
+    from xtuner.data.prepare import Progress
+
+_SAY_EVERY_S = 5.0
+
+
+@contextmanager
+def tokenising_bar() -> Iterator["Callable[[Progress], None]"]:
+    """A function to call with each `Progress`; what it drew is gone when the block ends."""
+    if not sys.stderr.isatty():
+        yield _say_now_and_then()
+        return
+    from rich.console import Console
+    from rich.markup import escape
+    from rich.progress import BarColumn, TextColumn, TimeRemainingColumn
+    from rich.progress import Progress as Bar
+
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(bar_width=None),
+        TextColumn("{task.fields[rows]} rows  {task.fields[speed]} rows/s{task.fields[errors]}"),
+        TimeRemainingColumn(compact=True),
+    )
+    with Bar(*columns, console=Console(stderr=True), transient=True, expand=True) as bar:
+        task = bar.add_task("tokenising", total=None, rows="0", speed="-", errors="")
+
+        def show(progress: "Progress") -> None:
+            bar.update(
+                task,
+                description=f"tokenising {escape(visible(progress.path.name))}",
+                total=progress.total_bytes,
+                completed=progress.read_bytes,
+                rows=f"{progress.rows:,}",
+                speed=f"{progress.rows_per_s:,.0f}",
+                errors=f"  {progress.errors:,} in error" if progress.errors else "",
+            )
+
+        yield show
+
+
+def _say_now_and_then() -> "Callable[[Progress], None]":
+    said_at = time.monotonic()
+
+    def say(progress: "Progress") -> None:
+        nonlocal said_at
+        if time.monotonic() - said_at >= _SAY_EVERY_S:
+            said_at = time.monotonic()
+            console.say(progress.sentence())
+
+    return say
+
+
+@contextmanager
+def counting(what: str) -> Iterator[Callable[[int], None]]:
+    """A function to call with a growing number, shown on a terminal; nothing elsewhere."""
+    if not sys.stderr.isatty():
+        yield lambda number: None
+        return
+    from rich.console import Console
+    from rich.status import Status
+
+    with Status(what, console=Console(stderr=True)) as status:
+        yield lambda number: status.update(f"{number:,} {what}")
