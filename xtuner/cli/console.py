@@ -20,6 +20,11 @@ def data(text: str) -> None:
     print(visible(text), flush=True)
 
 
+def painted(text: str) -> None:
+    """Write to stdout what has been made safe and coloured already, piece by piece."""
+    print(text, flush=True)
+
+
 def data_json(value: Any) -> None:
     """Write one JSON document to stdout; what a terminal would act on is escaped, as JSON allows."""
     print(json_safe(json.dumps(value, indent=2, ensure_ascii=False, default=str)), flush=True)

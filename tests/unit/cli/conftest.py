@@ -1,10 +1,19 @@
 """Commands run in this process."""
 
 import sys
+from typing import NamedTuple
 
 import pytest
 
 from xtuner.cli.app import run
+
+
+class Done(NamedTuple):
+    """What a command left behind."""
+
+    exit_code: int
+    stdout: str
+    stderr: str
 
 
 @pytest.fixture
@@ -16,6 +25,6 @@ def xtuner(monkeypatch, capsys):
         monkeypatch.setattr(sys, "argv", ["xtuner", *arguments])
         with pytest.raises(SystemExit) as left:
             run(arguments)
-        return left.value.code or 0, *capsys.readouterr()
+        return Done(left.value.code or 0, *capsys.readouterr())
 
     return call
