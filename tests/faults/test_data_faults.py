@@ -93,10 +93,16 @@ def _wait_for(process: "subprocess.Popen[str]", word: str) -> None:
     raise AssertionError(f"ended before it said {word}: {process.stderr and process.stderr.read()}")
 
 
+def _worker_processes(pid: int) -> list[psutil.Process]:
+    """Its workers; a session of tests has other children too."""
+    children = psutil.Process(pid).children(recursive=True)
+    return [child for child in children if "xtuner.data.worker" in " ".join(child.cmdline())]
+
+
 def _workers(pid: int) -> list[psutil.Process]:
-    """Its children, once both are there."""
+    """Its workers, once both are there."""
     for _ in range(200):
-        found = psutil.Process(pid).children(recursive=True)
+        found = _worker_processes(pid)
         if len(found) == 2:
             return found
         time.sleep(0.02)
@@ -191,7 +197,7 @@ def test_a_template_without_end_is_stopped_by_default(setup: Setup) -> None:
     setup.write(_chat("trap") for _ in range(3))
     with pytest.raises(DataError, match=r"d\.jsonl:1 to 3: the chat template did not end within 10 s") as caught:
         setup.prepare()
-    assert caught.value.exit_code == 4 and not psutil.Process().children() and not setup.left(".*")
+    assert caught.value.exit_code == 4 and not _worker_processes(os.getpid()) and not setup.left(".*")
 
 
 def test_a_full_disk_is_told_and_leaves_nothing(setup: Setup) -> None:
@@ -217,7 +223,7 @@ def test_data_that_changes_while_it_is_tokenised_is_refused(change: str, setup: 
 
     with pytest.raises(DataError, match=r"d\.jsonl (changed|vanished) while it was read"):
         setup.prepare(change_it)
-    assert not setup.left(".*") and not setup.left("v*[0-9a-f]") and not psutil.Process().children()
+    assert not setup.left(".*") and not setup.left("v*[0-9a-f]") and not _worker_processes(os.getpid())
 
 
 def test_memory_does_not_grow_with_the_file(setup: Setup) -> None:

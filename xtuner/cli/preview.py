@@ -253,3 +253,5 @@ def _browse(files: "list[DataFile]", spec: Any) -> None:
 
     with nullcontext() if spec is None else _pool(replace(spec, wants_profile=False), [], 1) as pool:
         browse(files[0], pool, format_of(files[0], first))
+        if pool is not None:
+            pool.abandon()

@@ -61,6 +61,11 @@ class WorkerPool:
         while pending:
             yield pending.popleft().result()
 
+    def abandon(self) -> None:
+        """End the workers now, whatever a template is doing: for screens that are left."""
+        for worker in self._workers:
+            worker.stop(at_once=True)
+
     def show(self, job: ShowJob) -> RowView:
         """One row, as the model sees it; may be called from any thread.
 

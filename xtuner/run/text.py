@@ -10,7 +10,7 @@ from xtuner.errors import XTunerError
 
 # C0 controls but tab and newline, DEL, C1 controls, line and paragraph separators, and the bidi controls that
 # make text read in another order than it is stored (CVE-2021-42574).
-_UNSAFE = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u2028-\u202e\u2066-\u2069]")
+_UNSAFE = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069]")
 
 
 def visible(text: str) -> str:

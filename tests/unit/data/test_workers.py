@@ -43,7 +43,9 @@ def _chat(question: str = "Hi", answer: str = "Hello there.") -> list[dict[str, 
 
 
 def _children() -> list[psutil.Process]:
-    return [child for child in psutil.Process().children(recursive=True) if child.status() != psutil.STATUS_ZOMBIE]
+    """Workers of this process; a session of tests has other children too."""
+    children = psutil.Process().children(recursive=True)
+    return [child for child in children if "xtuner.data.worker" in " ".join(child.cmdline())]
 
 
 @pytest.fixture(scope="module")
