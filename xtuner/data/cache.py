@@ -23,6 +23,7 @@ from pathlib import Path
 
 from xtuner.data.sources import DataFile, FileState
 from xtuner.errors import DataError, EnvironmentFault
+from xtuner.user_cache import user_cache_dir
 
 # Raise it when the same input gives other tokens, or the files of a store change.
 CACHE_VERSION = 1
@@ -32,10 +33,8 @@ _RACY_NS = 2 * 10**9
 
 
 def default_cache_dir() -> Path:
-    """The user's cache (XDG base directory specification: relative paths there are to be ignored)."""
-    given = Path(os.environ.get("XDG_CACHE_HOME", ""))
-    base = given if given.is_absolute() else Path.home() / ".cache"
-    return base / "xtuner" / "data"
+    """Where tokens are kept when no other place is named."""
+    return user_cache_dir() / "data"
 
 
 @dataclass(frozen=True)

@@ -1,5 +1,6 @@
 """The health of a data set: everything `preview` reports, gathered in one pass over the rows or over a sample."""
 
+import itertools
 import re
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
@@ -147,16 +148,11 @@ def _results(
     except RowError:
         format = "auto"  # each row says for itself what is wrong with it
     health.files[-1].format = format
-    sampled = (chunk for chunk in _chain(first, chunks) if chunk.number % health.every == 0)
+    sampled = (chunk for chunk in itertools.chain([first], chunks) if chunk.number % health.every == 0)
     if pool is not None:
         yield from pool.run(Job(chunk, file.path, format) for chunk in sampled)
     else:
         yield from (_read_only(chunk, file, format) for chunk in sampled)
-
-
-def _chain(first: Chunk, rest: Iterator[Chunk]) -> Iterator[Chunk]:
-    yield first
-    yield from rest
 
 
 def _read_only(chunk: Chunk, file: DataFile, format: FormatName) -> ChunkResult:

@@ -84,12 +84,6 @@ class SequenceTokenizer:
         count, self._num_split = self._num_split, 0
         return count
 
-    def tokenize_one(self, masked: MaskedText) -> TokenSequence:
-        """The token sequence of `masked`, which has one span at most or none that ends or begins inside a token."""
-        sequence, _ = self._attempt(masked)
-        assert sequence is not None
-        return sequence
-
     def _attempt(self, masked: MaskedText) -> tuple[TokenSequence | None, int]:
         """The tokens of `masked`, or the index of a span that needs a sequence of its own."""
         if masked.is_document:

@@ -6,7 +6,6 @@ by the next call, and nothing that was there before is overwritten.
 """
 
 import json
-import os
 import shutil
 import tempfile
 from collections.abc import Iterator
@@ -15,6 +14,7 @@ from hashlib import sha256
 from pathlib import Path
 
 from xtuner.errors import EnvironmentFault, UsageError
+from xtuner.user_cache import user_cache_dir
 
 # Raise it with every change of the data set, the tokenizer or the model: the cache keeps one demo a version.
 FORMAT_VERSION = 1
@@ -32,10 +32,7 @@ class DemoFiles:
 
 def demo_cache_dir() -> Path:
     """Where the demo is kept between calls: one directory for each format version."""
-    given = Path(os.environ.get("XDG_CACHE_HOME", ""))
-    # A relative path there is invalid and to be ignored (XDG base directory specification).
-    base = given if given.is_absolute() else Path.home() / ".cache"
-    return base / "xtuner" / "demo" / f"v{FORMAT_VERSION}"
+    return user_cache_dir() / "demo" / f"v{FORMAT_VERSION}"
 
 
 def build_demo(directory: Path) -> DemoFiles:
