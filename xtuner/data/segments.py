@@ -7,15 +7,19 @@ its pieces, and no character offsets are needed.
 Such a tokenizer's words can be remembered as well, so that each is tokenised once. That needs the text cut into
 words here, by another regular-expression engine than the library's. The two agree on a text when they agree on what
 kind of character each of its characters is, which is tried out once for each character that is met.
+
+Ids are kept as the bytes of their int32 values: joining the bytes of a thousand words is one copy, where lists would
+take each number in hand.
 """
 
-import itertools
 import json
 import re
 import unicodedata
 from collections.abc import Callable, Iterable
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
+
+import numpy as np
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
@@ -45,41 +49,47 @@ class SegmentEncoder:
 
     def __init__(self, tokenizer: "Tokenizer", special: dict[str, int], words: "WordMemory | None") -> None:
         self._tokenizer = tokenizer
-        self.special_ids = special
+        self.special_ids = {token: id_bytes([number]) for token, number in special.items()}
         # The longest first, as in the library's leftmost-longest search.
         self.special_pattern = re.compile("|".join(map(re.escape, sorted(special, key=len, reverse=True))) or "(?!)")
         self._words = words
         self._num_verified = 0
         self.encode_short = lru_cache(maxsize=4096)(self._encode)
 
-    def encode(self, piece: str) -> list[int]:
-        """The ids of `piece`."""
+    def encode(self, piece: str) -> bytes:
+        """The ids of `piece`, as the bytes of int32 values."""
         return self.encode_short(piece) if len(piece) <= _SHORT else self._encode(piece)
 
-    def _encode(self, piece: str) -> list[int]:
+    def _encode(self, piece: str) -> bytes:
         if self._words is None or not self._words.knows(piece):
-            return list(self._tokenizer.encode(piece, add_special_tokens=False).ids)
+            return id_bytes(self._tokenizer.encode(piece, add_special_tokens=False).ids)
         ids = self._words.encode(piece)
         if self._num_verified < _NUM_VERIFIED:
             self._num_verified += 1
-            exact = list(self._tokenizer.encode(piece, add_special_tokens=False).ids)
+            exact = id_bytes(self._tokenizer.encode(piece, add_special_tokens=False).ids)
             if exact != ids:  # a pipeline that says one thing and does another: never remember its words
                 self._words = None
                 return exact
         return ids
 
 
-class _WordIds(dict[str, list[int]]):
+def id_bytes(ids: list[int]) -> bytes:
+    """The bytes of `ids` as int32 values, in the machine's order; `np.frombuffer` reads them."""
+    return np.array(ids, dtype=np.int32).tobytes()
+
+
+class _WordIds(dict[str, bytes]):
     """The ids of each word, asked of `model` at the first time: a dict, so that looking up is not Python's work."""
 
     def __init__(self, model: Any) -> None:
         super().__init__()
         self._model = model
 
-    def __missing__(self, word: str) -> list[int]:
+    def __missing__(self, word: str) -> bytes:
         if len(self) >= _MAX_WORDS:
             self.clear()
-        ids = [token.id for token in self._model.tokenize("".join(map(_BYTE_LEVEL.__getitem__, word.encode())))]
+        tokens = self._model.tokenize("".join(map(_BYTE_LEVEL.__getitem__, word.encode())))
+        ids = id_bytes([token.id for token in tokens])
         self[word] = ids
         return ids
 
@@ -113,9 +123,9 @@ class WordMemory:
         self._agreed |= agreed
         return len(agreed) == len(new) and unicodedata.is_normalized("NFC", piece)
 
-    def encode(self, piece: str) -> list[int]:
-        """The ids of a `piece` that it knows."""
-        return list(itertools.chain.from_iterable(map(self._ids.__getitem__, self._words(piece))))
+    def encode(self, piece: str) -> bytes:
+        """The ids of a `piece` that it knows, as the bytes of int32 values."""
+        return b"".join(map(self._ids.__getitem__, self._words(piece)))
 
     def _words(self, piece: str) -> list[str]:
         words = self._finders[0](piece)

@@ -97,7 +97,9 @@ def _compiled(source: str) -> Any:
     """
     from transformers.utils.chat_template_utils import _compile_jinja_template
 
-    return _compile_jinja_template(source)
+    template = _compile_jinja_template(source)
+    template.globals = dict(template.globals)  # a chain of maps, which each rendering would copy name by name
+    return template
 
 
 @dataclass(frozen=True)

@@ -6,8 +6,8 @@ happens is tokenised in two pieces there, as inference would.
 """
 
 from bisect import bisect_left
-from dataclasses import dataclass, replace
-from functools import lru_cache
+from dataclasses import dataclass
+from functools import cached_property, lru_cache
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -31,7 +31,7 @@ class TokenSequence:
     def __len__(self) -> int:
         return len(self.ids)
 
-    @property
+    @cached_property
     def num_targets(self) -> int:
         """Trained tokens; a sequence's first token is never a target, nothing predicts it."""
         return int(np.count_nonzero(self.is_trained[1:]))
@@ -111,7 +111,7 @@ class SequenceTokenizer:
         offsets = np.asarray(encoding.offsets, dtype=np.int64).reshape(-1, 2)
         if masked.is_whole:
             return TokenSequence(ids, np.ones(len(ids), dtype=np.bool_)), 0
-        spans = _end_at_special(masked, self._special_ranges(encoding.ids, offsets)).spans
+        spans = _end_at_special(masked, self._special_ranges(encoding.ids, offsets))
         for index, (begin, end) in enumerate(spans):
             is_open = index + 1 < len(spans) and bool(np.any((offsets[:, 0] < end) & (offsets[:, 1] > end)))
             if is_open or not self._is_prompt_intact(masked.text, begin, encoding.ids, offsets):
@@ -145,7 +145,7 @@ class SequenceTokenizer:
         offsets = [*prompt.offsets, *((begin + first, begin + last) for first, last in reply_offsets)]
         self._require_same_text(masked.text, ids, self._decode(prompt.ids) + masked.text[begin:])
         positions = np.asarray(offsets, dtype=np.int64).reshape(-1, 2)
-        spans = _end_at_special(masked, self._special_ranges(ids, positions)).spans
+        spans = _end_at_special(masked, self._special_ranges(ids, positions))
         return TokenSequence(np.asarray(ids, dtype=np.int32), _mask_by_offsets(positions, spans))
 
     def _encode_behind(self, text: str) -> tuple[list[int], list[tuple[int, int]]]:
@@ -181,6 +181,9 @@ class SequenceTokenizer:
         return tuple(self._tokenizer.encode(text, add_special_tokens=False).ids)
 
 
+_ID_BYTES = np.dtype(np.int32).itemsize
+
+
 @dataclass(frozen=True)
 class _FastTokens:
     sequence: TokenSequence
@@ -193,7 +196,8 @@ class _BySegments:
     def __init__(self, masked: MaskedText, encoder: SegmentEncoder) -> None:
         self._encoder = encoder
         self._masked = masked
-        self._ids: list[int] = []
+        self._parts: list[bytes] = []  # int32 ids
+        self._num_tokens = 0
         self._specials: list[tuple[int, int]] = []  # character ranges
         self._index_at: dict[int, int] = {0: 0}  # character position -> tokens before it, where that is known
         self._broken: int | None = None
@@ -202,21 +206,27 @@ class _BySegments:
         text, position = self._masked.text, 0
         begins = [begin for begin, _ in self._masked.spans]
         for match in self._encoder.special_pattern.finditer(text):
-            self._add_plain(position, match.start(), begins)
-            self._index_at[match.start()] = len(self._ids)
-            self._ids.append(self._encoder.special_ids[match.group()])
-            self._specials.append(match.span())
-            position = match.end()
-            self._index_at[position] = len(self._ids)
+            begin, end = match.span()
+            self._add_plain(position, begin, begins)
+            self._add(self._encoder.special_ids[match[0]], end)
+            self._specials.append((begin, end))
+            position = end
         self._add_plain(position, len(text), begins)
-        is_trained = np.zeros(len(self._ids), dtype=np.bool_)
-        for begin, end in _end_at_special(self._masked, self._specials).spans:
+        is_trained = np.zeros(self._num_tokens, dtype=np.bool_)
+        for begin, end in _end_at_special(self._masked, self._specials):
             if begin not in self._index_at or end not in self._index_at:
                 return None
             is_trained[self._index_at[begin] : self._index_at[end]] = True
         if self._masked.is_whole:
             is_trained[:] = True
-        return _FastTokens(TokenSequence(np.array(self._ids, dtype=np.int32), is_trained), self._broken)
+        ids = np.frombuffer(b"".join(self._parts), dtype=np.int32)
+        return _FastTokens(TokenSequence(ids, is_trained), self._broken)
+
+    def _add(self, ids: bytes, end: int) -> None:
+        """Take up `ids`, which stand for the text up to character `end`."""
+        self._parts.append(ids)
+        self._num_tokens += len(ids) // _ID_BYTES
+        self._index_at[end] = self._num_tokens
 
     def _add_plain(self, begin: int, end: int, span_begins: list[int]) -> None:
         """Text without special tokens; where a reply begins inside, the tokens before it must be the prompt's."""
@@ -224,19 +234,18 @@ class _BySegments:
             return
         piece = self._masked.text[begin:end]
         ids = self._encoder.encode(piece)
-        inside = [cut for cut in span_begins if begin < cut < end]
-        for cut in inside:
-            before = self._encoder.encode(piece[: cut - begin])
-            if ids[: len(before)] != before:
-                self._broken = span_begins.index(cut) if self._broken is None else self._broken
-                ids = [*before, *self._encoder.encode(piece[cut - begin :])]
-            self._index_at[cut] = len(self._ids) + len(before)
-        self._ids += ids
-        self._index_at[end] = len(self._ids)
+        for cut in span_begins:
+            if begin < cut < end:
+                before = self._encoder.encode(piece[: cut - begin])
+                if ids[: len(before)] != before:
+                    self._broken = span_begins.index(cut) if self._broken is None else self._broken
+                    ids = before + self._encoder.encode(piece[cut - begin :])
+                self._index_at[cut] = self._num_tokens + len(before) // _ID_BYTES
+        self._add(ids, end)
 
 
-def _end_at_special(masked: MaskedText, specials: list[tuple[int, int]]) -> MaskedText:
-    """End each span at the end-of-turn token.
+def _end_at_special(masked: MaskedText, specials: list[tuple[int, int]]) -> list[tuple[int, int]]:
+    """The spans of `masked`, each ended at the end-of-turn token.
 
     The line break after `<|im_end|>` is layout that the model never has to produce: a span ends behind its last
     special token when only blanks follow. A span that the template marks may stop short of the end-of-turn token
@@ -259,10 +268,10 @@ def _end_at_special(masked: MaskedText, specials: list[tuple[int, int]]) -> Mask
         is_end = last[0] >= begin and not masked.text[last[1] : end].strip()
         return (begin, last[1]) if is_end else span  # a token may reach beyond the span: blanks that it swallows
 
-    return replace(masked, spans=tuple(map(adjust, masked.spans, masked.stops)))
+    return list(map(adjust, masked.spans, masked.stops))
 
 
-def _mask_by_offsets(offsets: NDArray[np.int64], spans: tuple[tuple[int, int], ...]) -> NDArray[np.bool_]:
+def _mask_by_offsets(offsets: NDArray[np.int64], spans: list[tuple[int, int]]) -> NDArray[np.bool_]:
     """True for the tokens that lie wholly inside one of `spans`; `offsets` is int64 [length, 2]."""
     is_trained = np.zeros(len(offsets), dtype=np.bool_)
     for begin, end in spans:
