@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from xtuner.errors import UsageError
-from xtuner.v1.config import DatasetConfig, FSDPConfig, TrainerConfig
+from xtuner.v1.config import DatasetConfig, FSDPConfig, LoraConfig, TrainerConfig
 from xtuner.v1.config.files import resolve_config
 from xtuner.v1.config.flags import flag_names, flags_of
 
@@ -38,9 +38,16 @@ PUBLIC_FLAGS = [
     "--weight-decay",
     "--adam-beta1",
     "--adam-beta2",
+    "--loss-chunk-size",
+    "--z-loss",
     "--max-grad-norm",
     "--fsdp-config.cpu-offload",
     "--fsdp-config.compute-dtype",
+    "--lora.rank",
+    "--lora.alpha",
+    "--lora.dropout",
+    "--lora.target-modules",
+    "--lora.merge",
     "--work-dir",
 ]
 
@@ -58,7 +65,7 @@ def test_defaults_are_those_of_the_design() -> None:
 
 def test_every_option_has_help_and_a_group() -> None:
     for name, field in TrainerConfig.model_fields.items():
-        if name != "fsdp_config":
+        if name not in ("fsdp_config", "lora"):
             assert field.description and field.json_schema_extra["group"], name
 
 
@@ -71,6 +78,7 @@ def test_every_option_has_help_and_a_group() -> None:
         ({"model_cfg": "c", "dataset": "d"}, "--tokenizer-path"),
         ({"load_from": "m", "dataset": "d", "total_step": 5, "epoch_num": 1}, "both"),
         ({"load_from": "m", "dataset": "d", "lr": 1e-6, "lr_min": 1e-5}, "above"),
+        ({"model_cfg": "c", "tokenizer_path": "t", "dataset": "d", "lora": {"rank": 8}}, "--lora.rank and --model-cfg"),
     ],
 )
 def test_contradictions_are_usage_errors(options: dict, words: str) -> None:
@@ -142,6 +150,7 @@ def test_flags_give_back_the_config() -> None:
         lr=0.1 + 0.2,
         lr_min=0.0,
         fsdp_config=FSDPConfig(cpu_offload=True),
+        lora=LoraConfig(rank=4, target_modules="q_proj, v_proj", merge=False),
     )
     program = (
         "import typer\nfrom xtuner.v1.config.flags import with_flags\n"

@@ -25,7 +25,7 @@ def _batches(data, sequences_per_step):
     return Batches(data, rank=0, world_size=1, sequences_per_step=sequences_per_step, seed=0)
 
 
-@pytest.mark.parametrize("architecture", ["qwen3", "qwen3-untied", "llama", "qwen3_moe", "mixtral"])
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
 def test_one_step_equals_a_plain_loop(mesh, tiny_model, architecture):
     """Loss, gradient norm and updated weights of one AdamW step, rows unpacked, against a loop written out here."""
     model_dir = tiny_model(architecture)

@@ -40,3 +40,36 @@ class FSDPConfig(Options):
         "Parameters, optimizer state and gradient reduction stay float32.",
         group=_SHARDING,
     )
+
+
+class LoraConfig(Options):
+    """Low-rank adapters on frozen weights, by peft."""
+
+    rank: int = option(0, "Rank of the LoRA adapters; 0 trains all weights.", group="LoRA", ge=0)
+    alpha: int | None = option(
+        None, "Adapters count alpha / rank times.  [default: twice the rank]", group="LoRA", ge=1
+    )
+    dropout: float = option(0.0, "Share of an adapter's inputs that is dropped in training.", group="LoRA", ge=0, lt=1)
+    target_modules: tuple[str, ...] = option(
+        (),
+        "Layers to adapt, by name, with commas or given several times.  "
+        "[default: all linear layers and experts of the decoder blocks]",
+        group="LoRA",
+        unit="name",
+    )
+    merge: bool = option(
+        True, "Export the whole model too, with the adapters merged into its weights.", group="LoRA"
+    )
+
+    @field_validator("target_modules", mode="before")
+    @classmethod
+    def _split_commas(cls, value: object) -> object:
+        names = [value] if isinstance(value, str) else value
+        if not isinstance(names, list | tuple) or not all(isinstance(name, str) for name in names):
+            return names
+        return tuple(part.strip() for name in names for part in name.split(",") if part.strip())
+
+    @property
+    def scale(self) -> float:
+        """What the product of an adapter's two matrices is multiplied with; `rank` must not be 0."""
+        return (self.alpha or 2 * self.rank) / self.rank

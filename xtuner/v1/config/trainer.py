@@ -9,7 +9,7 @@ from pydantic import field_validator
 from xtuner.data.options import FormatName, MaskPolicy, Overlong, Packing, SourceSpec
 from xtuner.errors import UsageError
 from xtuner.v1.config.option import Options, option
-from xtuner.v1.config.parts import DatasetConfig, FSDPConfig
+from xtuner.v1.config.parts import DatasetConfig, FSDPConfig, LoraConfig
 
 
 class TrainerConfig(Options):
@@ -91,8 +91,22 @@ class TrainerConfig(Options):
     weight_decay: float = option(0.01, "AdamW weight decay, on matrices and embeddings.", group="Optimization", ge=0)
     adam_beta1: float = option(0.9, "AdamW's first-moment decay.", group="Optimization", ge=0, lt=1)
     adam_beta2: float = option(0.95, "AdamW's second-moment decay.", group="Optimization", ge=0, lt=1)
+    loss_chunk_size: int = option(
+        1024,
+        "Rows whose logits exist at a time: fewer take less memory, more are a little faster.",
+        group="Optimization",
+        unit="tokens",
+        ge=1,
+    )
+    z_loss: float = option(
+        0.0,
+        "Weight of log(Z)^2 in the objective, Z the softmax denominator; 1e-4 is common.",
+        group="Optimization",
+        ge=0,
+    )
     max_grad_norm: float = option(1.0, "Gradients are scaled down to this global L2 norm.", group="Optimization", gt=0)
     fsdp_config: FSDPConfig = FSDPConfig()
+    lora: LoraConfig = LoraConfig()
     work_dir: Path = option(
         Path("work_dirs"), "Directory that holds the runs; each run gets its own inside.", group="Output"
     )
@@ -135,6 +149,11 @@ class TrainerConfig(Options):
             raise UsageError(
                 f"--total-step {self.total_step} and --epoch-num {self.epoch_num} are both given",
                 hint="keep one; with neither, the run is one epoch",
+            )
+        if self.lora.rank and self.model_cfg is not None:
+            raise UsageError(
+                "--lora.rank and --model-cfg are both given",
+                hint="adapters need trained weights under them: pass --load-from MODEL_DIR",
             )
         if self.lr_min > self.lr:
             raise UsageError(f"--lr-min {self.lr_min:g} is above --lr {self.lr:g}", hint="lower --lr-min or raise --lr")

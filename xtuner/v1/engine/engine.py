@@ -11,7 +11,8 @@ from transformers import PreTrainedModel
 
 from xtuner.errors import TrainingFailed
 from xtuner.v1.datasets.batches import MicroBatch, StepBatch
-from xtuner.v1.loss.cross_entropy import cross_entropy_sum
+from xtuner.v1.engine.objective import teach_loss
+from xtuner.v1.loss.cross_entropy import LossTerms
 
 
 @dataclass(frozen=True)
@@ -22,15 +23,26 @@ class StepOutcome:
         local_loss: mean loss per trained token of this rank, nats.
         reduced_loss: the same over all ranks.
         grad_norm: global L2 norm of the gradient before clipping.
+        token_accuracy: share of all ranks' targets that the model finds most likely, 0 to 1.
     """
 
     local_loss: float
     reduced_loss: float
     grad_norm: float
+    token_accuracy: float
 
 
 class TrainEngine:
-    """A sharded model and its optimizer."""
+    """A sharded model and its optimizer.
+
+    Args:
+        model: sharded and filled; its forward is taught to return the loss.
+        optimizer: over the model's parameters.
+        mesh: all ranks.
+        max_grad_norm: gradients are scaled down to this global L2 norm.
+        loss_chunk_size: rows whose logits exist at a time.
+        z_loss: weight of log(Z)**2 in the objective; reported losses are without it.
+    """
 
     def __init__(
         self,
@@ -39,7 +51,10 @@ class TrainEngine:
         *,
         mesh: DeviceMesh,
         max_grad_norm: float,
+        loss_chunk_size: int = 1024,
+        z_loss: float = 0.0,
     ) -> None:
+        teach_loss(model, chunk_size=loss_chunk_size, z_loss=z_loss)
         self.model = model
         self.device = torch.device(mesh.device_type)
         self._optimizer = optimizer
@@ -56,13 +71,16 @@ class TrainEngine:
             TrainingFailed: loss or gradient is not finite; raised on every rank, before the weights change.
         """
         scale = self._world_size / batch.global_targets
-        local_sum = torch.zeros((), dtype=torch.float64, device=self.device)
+        local_sums = torch.zeros(2, dtype=torch.float64, device=self.device)
         for micro_batch in batch.micro_batches:
-            loss_sum = self._loss_sum(micro_batch.to(self.device))
-            (loss_sum * scale).backward()
-            local_sum += loss_sum.detach()
+            terms = self.loss_terms(micro_batch.to(self.device))
+            (terms.objective * scale).backward()
+            local_sums += torch.stack([terms.cross_entropy, terms.num_correct])
         grad_norm = _as_float(torch.nn.utils.clip_grad_norm_(self.model.parameters(), self._max_grad_norm))
-        local_loss, reduced_loss = self._mean_losses(local_sum, batch)
+        total_sums = local_sums.clone()
+        dist.all_reduce(total_sums)
+        local_loss = local_sums[0].item() / batch.num_targets
+        reduced_loss, token_accuracy = (total_sums / batch.global_targets).tolist()
         if not (math.isfinite(grad_norm) and math.isfinite(reduced_loss)):
             raise TrainingFailed(
                 f"the loss is {reduced_loss} and the gradient norm {grad_norm}; the weights were not updated",
@@ -72,23 +90,19 @@ class TrainEngine:
             group["lr"] = lr
         self._optimizer.step()
         self._optimizer.zero_grad(set_to_none=True)
-        return StepOutcome(local_loss, reduced_loss, grad_norm)
+        return StepOutcome(local_loss, reduced_loss, grad_norm, token_accuracy)
 
-    def _loss_sum(self, batch: MicroBatch) -> torch.Tensor:
-        """Sum of the losses of one pack; logits exist only for the positions that predict a target."""
-        logits_1NV = self.model(
+    def loss_terms(self, batch: MicroBatch) -> LossTerms:
+        """The loss of one pack, as sums over its targets; every rank must call it, as FSDP gathers the weights."""
+        terms = self.model(
             input_ids=batch.input_ids,
             position_ids=batch.position_ids,
-            logits_to_keep=batch.target_positions,
+            target_positions=batch.target_positions,
+            targets=batch.targets,
             document_lengths=batch.document_lengths,
             use_cache=False,
-        ).logits
-        return cross_entropy_sum(logits_1NV[0], batch.targets)
-
-    def _mean_losses(self, local_sum: torch.Tensor, batch: StepBatch) -> tuple[float, float]:
-        total_sum = local_sum.clone()
-        dist.all_reduce(total_sum)
-        return local_sum.item() / batch.num_targets, total_sum.item() / batch.global_targets
+        )
+        return LossTerms(*terms)
 
 
 def _as_float(norm: torch.Tensor) -> float:

@@ -30,6 +30,7 @@ from xtuner.v1.engine.distributed import (
     wait_for_all,
 )
 from xtuner.v1.engine.engine import TrainEngine
+from xtuner.v1.engine.flops import ModelFlops
 from xtuner.v1.engine.isolation import check_isolation
 from xtuner.v1.model.build import build_meta_model, read_model_config
 from xtuner.v1.model.export import export_model
@@ -81,7 +82,7 @@ class Trainer:
         require_same_everywhere(fingerprint, "the prepared data")
         self._log_start(data, mesh)
         self._engine = _build_engine(self.model, mesh, config)
-        self._meter = Meter(self._engine.device)
+        self._meter = Meter(self._engine.device, ModelFlops.of_model(self.model))
 
     def fit(self) -> Path:
         """Train all steps, export the model, leave the process group, and return the exported directory."""
@@ -216,6 +217,13 @@ def _build_engine(model: PreTrainedModel, mesh: DeviceMesh, config: TrainerConfi
     optimizer = build_adamw(
         model, lr=config.lr, betas=(config.adam_beta1, config.adam_beta2), weight_decay=config.weight_decay
     )
-    engine = TrainEngine(model, optimizer, mesh=mesh, max_grad_norm=config.max_grad_norm)
+    engine = TrainEngine(
+        model,
+        optimizer,
+        mesh=mesh,
+        max_grad_norm=config.max_grad_norm,
+        loss_chunk_size=config.loss_chunk_size,
+        z_loss=config.z_loss,
+    )
     check_isolation(model, engine.device)
     return engine
