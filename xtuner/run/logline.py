@@ -13,6 +13,20 @@ from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 
+# The values of our own line, in their order; a metrics record may have more.
+STEP_KEYS = (
+    "data_time",
+    "lr",
+    "time",
+    "text_tokens",
+    "total_loss",
+    "reduced_llm_loss",
+    "max_memory",
+    "reserved_memory",
+    "grad_norm",
+    "tgs",
+    "e2e_tgs",
+)
 _DECIMALS = {
     "lr": 6,
     "text_tokens": 1,

@@ -1,12 +1,13 @@
 """Times and tokens of the steps, as the log line defines them."""
 
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 
 from xtuner.v1.datasets.batches import StepBatch
 from xtuner.v1.engine.engine import StepOutcome
+from xtuner.v1.engine.flops import ModelFlops, peak_flops
 from xtuner.v1.engine.memory import peak_memory_gib, reset_peak_memory
 
 
@@ -15,10 +16,15 @@ class Meter:
     """Measures one step after the other on one rank; call `begin`, `batch_ready`, `measure` in this order."""
 
     device: torch.device
+    flops: ModelFlops
+    _peak_flops: float | None = field(init=False)
     _run_tokens: int = 0
     _run_time_s: float = 0.0
     _begun_at: float = 0.0
     _ready_at: float = 0.0
+
+    def __post_init__(self) -> None:
+        self._peak_flops = peak_flops(self.device)
 
     def begin(self) -> None:
         """A step begins: waiting for its batch counts as data time."""
@@ -33,15 +39,18 @@ class Meter:
         """The values of the step that just ended, in the order of the log line.
 
         `time` and `data_time` are seconds, memory is GiB, `tgs` and `e2e_tgs` are this rank's tokens per second
-        over the step's computing time and over the whole run. The outcome's values were read from the device, so
-        the device has finished the step.
+        over the step's computing time and over the whole run. Behind the values of the line come those of the
+        metrics record alone: `token_accuracy`, 0 to 1, `tflops`, this rank's model TFLOP/s over the computing time,
+        and `mfu`, 0 to 1, the share of the device's bf16 peak, where that is known. The outcome's values were read
+        from the device, so the device has finished the step.
         """
         now = time.perf_counter()
         data_time_s, step_time_s = self._ready_at - self._begun_at, now - self._ready_at
         self._run_tokens += batch.num_tokens
         self._run_time_s += data_time_s + step_time_s
         allocated_gib, reserved_gib = peak_memory_gib(self.device)
-        return {
+        flops_per_s = self.flops.of_step(batch) / step_time_s
+        values = {
             "data_time": data_time_s,
             "lr": lr,
             "time": step_time_s,
@@ -53,4 +62,9 @@ class Meter:
             "grad_norm": outcome.grad_norm,
             "tgs": batch.num_tokens / step_time_s,
             "e2e_tgs": self._run_tokens / self._run_time_s,
+            "token_accuracy": outcome.token_accuracy,
+            "tflops": flops_per_s / 1e12,
         }
+        if self._peak_flops:
+            values["mfu"] = flops_per_s / self._peak_flops
+        return values

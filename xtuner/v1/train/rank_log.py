@@ -5,7 +5,7 @@ from datetime import datetime
 from typing import TextIO
 
 from xtuner.run.layout import RunDir
-from xtuner.run.logline import StepLine, format_log, format_step
+from xtuner.run.logline import STEP_KEYS, StepLine, format_log, format_step
 from xtuner.run.metrics import MetricsWriter
 
 
@@ -27,9 +27,10 @@ class RankLog:
             self._write(format_log(line, "ERROR", datetime.now(), self._rank))
 
     def step(self, step: int, total_steps: int, values: dict[str, float]) -> None:
-        """Log a step line, and the same values with full precision as a metrics record."""
+        """Log a step line of the values that belong there, and all with full precision as a metrics record."""
         now = datetime.now()
-        self._write(format_step(StepLine(step, total_steps, values, now, rank=self._rank)))
+        shown = {key: values[key] for key in STEP_KEYS}
+        self._write(format_step(StepLine(step, total_steps, shown, now, rank=self._rank)))
         self._metrics.write({"step": step, "total_steps": total_steps, "timestamp": now.timestamp(), **values})
 
     def close(self) -> None:
