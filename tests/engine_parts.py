@@ -29,9 +29,16 @@ def sharded_model(mesh: DeviceMesh, model_dir: Path, fsdp: FSDPConfig | None = N
     return model
 
 
-def engine(mesh: DeviceMesh, model_dir: Path, *, sgd: bool = False, max_grad_norm: float = 1.0) -> TrainEngine:
+def engine(
+    mesh: DeviceMesh,
+    model_dir: Path,
+    *,
+    sgd: bool = False,
+    max_grad_norm: float = 1.0,
+    fsdp: FSDPConfig | None = None,
+) -> TrainEngine:
     """An engine with AdamW as in training, or with SGD, whose step at lr 1 is the gradient itself."""
-    model = sharded_model(mesh, model_dir)
+    model = sharded_model(mesh, model_dir, fsdp)
     optimizer = (
         torch.optim.SGD(model.parameters(), lr=1.0)
         if sgd

@@ -3,13 +3,14 @@
 The launcher and the training entry both come through here, so a wrong path gets the same words from either.
 """
 
+import importlib.util
 import os
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from xtuner.data.cache import TokenCache
 from xtuner.data.options import RowOptions
-from xtuner.errors import DataError, ModelError
+from xtuner.errors import DataError, ModelError, UsageError
 from xtuner.hub.model_dir import require_model
 from xtuner.run.layout import check_work_dir
 
@@ -27,12 +28,17 @@ def check_inputs(config: "TrainerConfig", world_size: int) -> None:
     """Check options, model directory and work dir: seconds, whatever the size of the data.
 
     Raises:
-        UsageError: options that contradict each other or do not fit `world_size` ranks.
+        UsageError: options that contradict each other, do not fit `world_size` ranks or need a package that is missing.
         ModelError: the model directory cannot be trained.
         EnvironmentFault: the work dir cannot be written.
     """
     config.check()
     config.check_world_size(world_size)
+    if config.lora.rank and importlib.util.find_spec("peft") is None:
+        raise UsageError(
+            f"--lora.rank {config.lora.rank} needs the package peft, which is not installed",
+            hint="pip install 'xtuner[lora]'",
+        )
     if config.load_from is not None:
         own_tokenizer = config.tokenizer_path is None
         # Plain text is trained without a chat template: the first chat that needs one asks for it.

@@ -65,7 +65,7 @@ def test_run_directory_is_standard_library_only():
 
 
 def test_public_names_are_these_and_lazy():
-    assert xtuner.v1.train.__all__ == ["DatasetConfig", "FSDPConfig", "Trainer", "TrainerConfig"]
+    assert xtuner.v1.train.__all__ == ["DatasetConfig", "FSDPConfig", "LoraConfig", "Trainer", "TrainerConfig"]
     assert "torch" not in _modules_after("from xtuner.v1.train import TrainerConfig")
     with pytest.raises(AttributeError):
         xtuner.v1.train.Nothing  # noqa: B018

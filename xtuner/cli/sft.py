@@ -78,6 +78,7 @@ def launch(plan: LaunchPlan) -> RunDir:
         return RunDir(log_dir)
     run_dir = RunDir.create(plan.config.work_dir)
     run_to_end(replace(plan, log_dir=run_dir.logs / "torchrun"), run_dir, console.say)
-    console.say("fine-tuned model:")
-    console.data(str(run_dir.latest_export))
+    exports_model = plan.config.lora.exports_model
+    console.say("fine-tuned model:" if exports_model else "LoRA adapter:")
+    console.data(str(run_dir.latest_export if exports_model else run_dir.latest_adapter))
     return run_dir

@@ -8,6 +8,7 @@ WORK_DIR/
     metrics/rank0.jsonl         the same records with full precision
     checkpoints/
     hf-100/, hf-latest -> hf-100
+    adapter-100/, adapter-latest -> adapter-100    runs with LoRA
 """
 
 import os
@@ -105,10 +106,19 @@ class RunDir:
         """The Hugging Face directory exported after `step`."""
         return self.path / f"hf-{step}"
 
+    def adapter(self, step: int) -> Path:
+        """The LoRA adapter exported after `step`."""
+        return self.path / f"adapter-{step}"
+
     @property
     def latest_export(self) -> Path:
         """The link to the newest export."""
         return self.path / "hf-latest"
+
+    @property
+    def latest_adapter(self) -> Path:
+        """The link to the newest LoRA adapter."""
+        return self.path / "adapter-latest"
 
 
 def list_runs(work_dir: Path) -> list[RunDir]:
@@ -154,14 +164,27 @@ def point_latest(run_dir: RunDir, step: int) -> None:
     Raises:
         OSError: the old link is still there.
     """
-    temporary = run_dir.path / f".hf-latest.{os.getpid()}.{secrets.token_hex(4)}.tmp"
-    temporary.symlink_to(run_dir.export(step).name)
+    _point(run_dir.latest_export, run_dir.export(step))
+
+
+def point_latest_adapter(run_dir: RunDir, step: int) -> None:
+    """Let `adapter-latest` lead to the adapter of `step`, atomically.
+
+    Raises:
+        OSError: the old link is still there.
+    """
+    _point(run_dir.latest_adapter, run_dir.adapter(step))
+
+
+def _point(link: Path, target: Path) -> None:
+    temporary = link.with_name(f".{link.name}.{os.getpid()}.{secrets.token_hex(4)}.tmp")
+    temporary.symlink_to(target.name)
     try:
-        os.replace(temporary, run_dir.latest_export)
+        os.replace(temporary, link)
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
-    sync_directory(run_dir.path)
+    sync_directory(link.parent)
 
 
 def check_work_dir(work_dir: Path) -> None:

@@ -40,6 +40,34 @@ class FSDPConfig(Options):
         "Parameters, optimizer state and gradient reduction stay float32.",
         group=_SHARDING,
     )
+    hsdp_sharding_size: int | None = option(
+        None,
+        "Ranks that share one copy of the model; the groups of so many ranks hold copies (HSDP).  "
+        "[default: all ranks share one]",
+        group=_SHARDING,
+        unit="ranks",
+        ge=1,
+    )
+    reshard_after_forward: bool = option(
+        True,
+        "Free a block's gathered weights after its forward pass; without, they stay until its backward pass: "
+        "more memory, less communication.",
+        group=_SHARDING,
+    )
+    prefetch: int = option(
+        1, "Blocks whose weights are gathered ahead of the one that computes.", group=_SHARDING, unit="blocks", ge=0
+    )
+    recompute_ratio: float | None = option(
+        None,
+        "Share of the blocks that keep only their inputs for the backward pass and compute the rest again: "
+        "much less memory, a third more time.  [default: 1 on an accelerator, 0 on a CPU]",
+        group=_SHARDING,
+        ge=0,
+        le=1,
+    )
+    torch_compile: bool = option(
+        False, "Compile each decoder block with torch.compile; the first steps take longer.", group=_SHARDING
+    )
 
 
 class LoraConfig(Options):
@@ -57,9 +85,7 @@ class LoraConfig(Options):
         group="LoRA",
         unit="name",
     )
-    merge: bool = option(
-        True, "Export the whole model too, with the adapters merged into its weights.", group="LoRA"
-    )
+    merge: bool = option(True, "Export the whole model too, with the adapters merged into its weights.", group="LoRA")
 
     @field_validator("target_modules", mode="before")
     @classmethod
@@ -70,6 +96,6 @@ class LoraConfig(Options):
         return tuple(part.strip() for name in names for part in name.split(",") if part.strip())
 
     @property
-    def scale(self) -> float:
-        """What the product of an adapter's two matrices is multiplied with; `rank` must not be 0."""
-        return (self.alpha or 2 * self.rank) / self.rank
+    def exports_model(self) -> bool:
+        """Whether a whole model comes out, and not an adapter alone."""
+        return self.merge or not self.rank

@@ -105,6 +105,11 @@ class TrainerConfig(Options):
         ge=0,
     )
     max_grad_norm: float = option(1.0, "Gradients are scaled down to this global L2 norm.", group="Optimization", gt=0)
+    attention: Literal["auto", "sdpa", "varlen", "flash2", "flash3"] = option(
+        "auto",
+        "Attention kernel; auto takes flash-attention 3 or 2 where installed, else PyTorch's own.",
+        group="Sharding and precision",
+    )
     fsdp_config: FSDPConfig = FSDPConfig()
     lora: LoraConfig = LoraConfig()
     work_dir: Path = option(
@@ -166,6 +171,12 @@ class TrainerConfig(Options):
             raise UsageError(
                 f"--global-batch-size {num_sequences} is not a multiple of the {world_size} ranks",
                 hint=f"use --global-batch-size {next_multiple}, or another number of ranks",
+            )
+        sharding_size = self.fsdp_config.hsdp_sharding_size
+        if sharding_size is not None and world_size % sharding_size:
+            raise UsageError(
+                f"--fsdp-config.hsdp-sharding-size {sharding_size} does not divide the {world_size} ranks",
+                hint="use a divisor of the number of ranks; the ranks of one machine are the usual choice",
             )
 
     def sequences_per_step(self, world_size: int) -> int:

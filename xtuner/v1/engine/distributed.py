@@ -33,8 +33,11 @@ class Ranks:
         return self.rank == 0
 
 
-def join_process_group(ranks: Ranks) -> DeviceMesh:
-    """Join the process group and return the one-dimensional mesh of all ranks.
+def join_process_group(ranks: Ranks, sharding_size: int | None = None) -> DeviceMesh:
+    """Join the process group and return the mesh of all ranks.
+
+    It has one dimension, `shard`; with a `sharding_size` two, `replicate` and `shard`: each group of that many
+    neighbouring ranks shares one copy of the model.
 
     NCCL for tensors on CUDA, gloo for those on the CPU (all of them without an accelerator).
 
@@ -54,7 +57,10 @@ def join_process_group(ranks: Ranks) -> DeviceMesh:
         dist.init_process_group(backend)
     else:  # started without torchrun: nobody to meet
         dist.init_process_group(backend, store=dist.HashStore(), rank=0, world_size=1)  # type: ignore[attr-defined]
-    return init_device_mesh(device_type, (ranks.world_size,), mesh_dim_names=("shard",))
+    if sharding_size is None:
+        return init_device_mesh(device_type, (ranks.world_size,), mesh_dim_names=("shard",))
+    shape = (ranks.world_size // sharding_size, sharding_size)
+    return init_device_mesh(device_type, shape, mesh_dim_names=("replicate", "shard"))
 
 
 def leave_process_group() -> None:

@@ -100,6 +100,7 @@ class TrainEngine:
             target_positions=batch.target_positions,
             targets=batch.targets,
             document_lengths=batch.document_lengths,
+            cu_seqlens=batch.cu_seqlens,
             use_cache=False,
         )
         return LossTerms(*terms)

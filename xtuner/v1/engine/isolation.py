@@ -24,6 +24,7 @@ def check_isolation(model: PreTrainedModel, device: torch.device) -> None:
     generator = torch.Generator().manual_seed(0)
     first, other, second = torch.randint(vocab_size, (3, _DOCUMENT), generator=generator)
     position_ids = torch.arange(_DOCUMENT, device=device).repeat(2)[None]
+    model.eval()  # dropout would make two runs differ by itself
     logits = [
         model(
             input_ids=torch.cat([before, second])[None].to(device),
@@ -33,6 +34,7 @@ def check_isolation(model: PreTrainedModel, device: torch.device) -> None:
         ).logits[0, _DOCUMENT:]
         for before in (first, other)
     ]
+    model.train()
     spread = logits[0].float().std()
     change = (logits[0] - logits[1]).float().abs().amax(dim=-1).median()
     if change > _TOLERANCE * spread:

@@ -1,11 +1,15 @@
 """How much memory this rank has used."""
 
+import os
 import resource
 import sys
+from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 
 _GIB = 2**30
+_STATM = Path("/proc/self/statm")  # proc(5): pages of address space, pages resident
 
 
 def peak_memory_gib(device: torch.device) -> tuple[float, float]:
@@ -24,3 +28,48 @@ def reset_peak_memory(device: torch.device) -> None:
     """Start a new peak, where the device can."""
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
+
+
+@dataclass(frozen=True)
+class MemoryState:
+    """Memory of this process now, in GiB.
+
+    Attributes:
+        allocated: in tensors; resident in the process where there is no accelerator.
+        reserved: held from the device by the allocator; the address space in use where there is no accelerator.
+        total: what the device has; the smaller one of machine and process limit where there is no accelerator.
+        device: its name.
+    """
+
+    allocated: float
+    reserved: float
+    total: float
+    device: str
+
+    def describe(self) -> str:
+        """One line of words."""
+        return (
+            f"{self.allocated:.2f} GiB were allocated and {self.reserved:.2f} GiB reserved "
+            f"of the {self.total:.2f} GiB of {self.device}"
+        )
+
+
+def memory_state(device: torch.device) -> MemoryState:
+    """What is used of `device`, or of the machine's memory."""
+    if device.type == "cuda":
+        return MemoryState(
+            torch.cuda.memory_allocated(device) / _GIB,
+            torch.cuda.memory_reserved(device) / _GIB,
+            torch.cuda.get_device_properties(device).total_memory / _GIB,
+            torch.cuda.get_device_name(device),
+        )
+    page_gib = os.sysconf("SC_PAGE_SIZE") / _GIB
+    machine = os.sysconf("SC_PHYS_PAGES") * page_gib
+    limit = resource.getrlimit(resource.RLIMIT_AS)[0]
+    is_limited = limit != resource.RLIM_INFINITY and limit / _GIB < machine
+    total, name = (limit / _GIB, "this process's limit (ulimit -v)") if is_limited else (machine, "this machine")
+    try:
+        address_space, resident = (int(pages) * page_gib for pages in _STATM.read_text().split()[:2])
+    except OSError:  # not Linux
+        resident = address_space = peak_memory_gib(device)[0]
+    return MemoryState(resident, address_space, total, name)

@@ -77,7 +77,8 @@ class _LinearCrossEntropy(torch.autograd.Function):
                     _add_product(weight_grad, gradient, hidden[rows])
         ctx.hidden_grad = hidden_grad
         ctx.weight_grad = weight_grad.to(weight.dtype) if weight_grad is not None else None
-        objective, cross_entropy, num_correct = sums.unbind()
+        # Copies, because FSDP warns of views among a model's outputs.
+        objective, cross_entropy, num_correct = (term.clone() for term in sums)
         ctx.mark_non_differentiable(cross_entropy, num_correct)
         return objective, cross_entropy, num_correct
 

@@ -21,6 +21,7 @@ from transformers.core_model_loading import revert_weight_conversion
 
 from xtuner.hub.weights import weight_map
 from xtuner.run.atomic import sync_directory, write_json
+from xtuner.v1.model.lora import merged_tensors
 
 MAX_SHARD_BYTES = 5 * 10**9
 _WEIGHT_SUFFIXES = {".safetensors", ".bin", ".pt", ".pth", ".ckpt", ".gguf", ".h5", ".msgpack", ".onnx"}
@@ -56,7 +57,7 @@ def export_model(
     source_files = weight_map(source) if source and writer else {}
     for tensors in _full_layers(model, keep=is_writer):
         if writer:
-            for name, tensor in _as_source(model, tensors, source_files).items():
+            for name, tensor in _as_source(model, merged_tensors(model, tensors), source_files).items():
                 writer.add(name, tensor)
     if writer:
         _add_untouched(writer, model, source_files)
@@ -64,7 +65,7 @@ def export_model(
         _write_small_files(model, temporary, source, tokenizer_dir)
         if chat_template:  # it wins over one inside tokenizer_config.json
             shutil.copyfile(chat_template, temporary / "chat_template.jinja")
-        _commit(temporary, directory)
+        commit_directory(temporary, directory)
 
 
 def _full_layers(model: PreTrainedModel, *, keep: bool) -> Iterator[dict[str, torch.Tensor]]:
@@ -166,7 +167,7 @@ class _ShardWriter:
     def _close_file(self) -> None:
         path = self._temporary(self._num_files)
         save_file(self._open, path, metadata={"format": "pt"})
-        _share(path)
+        share_file(path)
         self._num_files += 1
         self._open, self._open_bytes = {}, 0
 
@@ -174,7 +175,7 @@ class _ShardWriter:
         return self._directory / f"weights-{number:05d}.safetensors"
 
 
-def _share(path: Path) -> None:
+def share_file(path: Path) -> None:
     """Give `path` the mode the umask asks for: safetensors writes 0600 (safetensors#782)."""
     umask = os.umask(0)
     os.umask(umask)
@@ -196,7 +197,7 @@ def _write_small_files(model: PreTrainedModel, directory: Path, source: Path | N
     assert config.get("model_type") == model.config.model_type, "the exported config belongs to this model"
 
 
-def _commit(temporary: Path, directory: Path) -> None:
+def commit_directory(temporary: Path, directory: Path) -> None:
     """Make every byte durable, then rename: the rename is what makes the export exist."""
     for path in [*temporary.iterdir(), temporary]:
         descriptor = os.open(path, os.O_RDONLY)

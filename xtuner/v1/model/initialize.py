@@ -50,7 +50,7 @@ def initialize_weights(model: PreTrainedModel, seed: int) -> None:
         if not sharded:
             continue
         done |= {id(parameter) for parameter in sharded.values()}
-        torch.manual_seed(_seed_of(seed, path))
+        torch.manual_seed(seed_of(seed, path))
         for name, parameter in sharded.items():
             module._parameters[name] = torch.nn.Parameter(torch.zeros(parameter.shape, dtype=parameter.dtype))
         model._init_weights(module)
@@ -62,5 +62,6 @@ def initialize_weights(model: PreTrainedModel, seed: int) -> None:
     torch.manual_seed(seed)
 
 
-def _seed_of(seed: int, path: str) -> int:
+def seed_of(seed: int, path: str) -> int:
+    """The seed of the module at `path`, for `torch.manual_seed`."""
     return int.from_bytes(hashlib.sha256(f"{seed}:{path}".encode()).digest()[:8], "little") >> 1

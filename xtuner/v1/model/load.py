@@ -25,6 +25,7 @@ from transformers.utils import logging as transformers_logging
 from xtuner.errors import ModelError
 from xtuner.hub.weights import weight_map
 from xtuner.v1.model.build import build_meta_model
+from xtuner.v1.model.lora import plain_tensors
 from xtuner.v1.model.shard import copy_rows
 
 
@@ -37,7 +38,7 @@ def load_weights(model: PreTrainedModel, model_dir: Path) -> None:
         ModelError: a tensor is missing or has another shape than the architecture wants.
     """
     files = weight_map(model_dir)
-    targets = dict(model.state_dict(keep_vars=True))
+    targets = plain_tensors(model.state_dict(keep_vars=True))
     direct, converted = _sort_keys(model, list(files), targets)
     loaded: set[str] = set()
     for path, keys in _by_file(direct, files).items():

@@ -2,12 +2,13 @@
 
 import torch
 from torch.distributed.device_mesh import DeviceMesh
-from torch.distributed.fsdp import CPUOffloadPolicy, MixedPrecisionPolicy, OffloadPolicy, fully_shard
+from torch.distributed.fsdp import CPUOffloadPolicy, FSDPModule, MixedPrecisionPolicy, OffloadPolicy, fully_shard
 from torch.distributed.tensor import DTensor
 from transformers import PreTrainedModel
 
 from xtuner.errors import ModelError
 from xtuner.v1.config import FSDPConfig
+from xtuner.v1.model.block_forward import arrange_forwards
 from xtuner.v1.model.build import decoder_blocks
 
 
@@ -15,20 +16,37 @@ def shard_model(model: PreTrainedModel, mesh: DeviceMesh, config: FSDPConfig) ->
     """Shard a meta model over `mesh` in place and give its shards memory; their values are still undefined.
 
     Parameters stay fp32 and gradients are reduced in fp32. Tied embeddings stay one parameter of the root group,
-    which keeps head and embedding in the same all-gather.
+    which keeps head and embedding in the same all-gather. Over a mesh of two dimensions the first holds copies and
+    the second shards (HSDP).
     """
     policy = MixedPrecisionPolicy(param_dtype=compute_dtype(config, mesh.device_type), reduce_dtype=torch.float32)
     is_accelerated = mesh.device_type != "cpu"
     # Pinning needs an accelerator; without one, offloading is a no-op that must still run.
     offload = CPUOffloadPolicy(pin_memory=is_accelerated) if config.cpu_offload else OffloadPolicy()
-    for module in [*decoder_blocks(model), model]:
-        fully_shard(module, mesh=mesh, mp_policy=policy, offload_policy=offload)
+    blocks = decoder_blocks(model)
+    arrange_forwards(blocks, config, mesh.device_type)
+    reshard = config.reshard_after_forward
+    for block in blocks:
+        fully_shard(block, mesh=mesh, mp_policy=policy, offload_policy=offload, reshard_after_forward=reshard)
+    # The root keeps FSDP's own choice: its weights are the first that the backward pass needs.
+    fully_shard(model, mesh=mesh, mp_policy=policy, offload_policy=offload)
+    _prefetch(blocks, config.prefetch)
     model.to_empty(device="cpu" if config.cpu_offload else mesh.device_type)
     if config.cpu_offload and is_accelerated:
         # Only parameters are offloaded: FSDP moves those itself, buffers (rotary frequencies) it does not.
         for module in model.modules():
             for name, buffer in module.named_buffers(recurse=False):
                 module._buffers[name] = torch.empty_like(buffer, device=mesh.device_type)
+
+
+def _prefetch(blocks: list[torch.nn.Module], num_ahead: int) -> None:
+    """Let each block ask for the weights of the `num_ahead` that run after it, in both directions."""
+    for run_order, set_prefetch in (
+        (blocks, FSDPModule.set_modules_to_forward_prefetch),
+        (blocks[::-1], FSDPModule.set_modules_to_backward_prefetch),
+    ):
+        for index, block in enumerate(run_order):
+            set_prefetch(block, run_order[index + 1 : index + 1 + num_ahead])  # type: ignore[arg-type]
 
 
 def compute_dtype(config: FSDPConfig, device_type: str) -> torch.dtype:
@@ -45,7 +63,9 @@ def local_rows(tensor: torch.Tensor) -> slice:
     """
     if not isinstance(tensor, DTensor):
         return slice(0, tensor.shape[0])
-    rank, num_ranks = tensor.device_mesh.get_local_rank(), tensor.device_mesh.size()
+    # With copies (HSDP) the mesh has a second dimension, along which nothing is cut.
+    [dim] = [dim for dim, placement in enumerate(tensor.placements) if placement.is_shard()]
+    rank, num_ranks = tensor.device_mesh.get_local_rank(dim), tensor.device_mesh.size(dim)
     chunk = -(-tensor.shape[0] // num_ranks)
     begin = min(rank * chunk, tensor.shape[0])
     return slice(begin, min(begin + chunk, tensor.shape[0]))

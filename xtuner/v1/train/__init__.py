@@ -6,10 +6,10 @@ Both load on use, so that importing `TrainerConfig` alone costs no torch.
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from xtuner.v1.config import DatasetConfig, FSDPConfig, TrainerConfig
+    from xtuner.v1.config import DatasetConfig, FSDPConfig, LoraConfig, TrainerConfig
     from xtuner.v1.train.trainer import Trainer
 
-__all__ = ["DatasetConfig", "FSDPConfig", "Trainer", "TrainerConfig"]
+__all__ = ["DatasetConfig", "FSDPConfig", "LoraConfig", "Trainer", "TrainerConfig"]
 
 
 def __getattr__(name: str) -> Any:

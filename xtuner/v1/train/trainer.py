@@ -16,7 +16,7 @@ from xtuner.errors import StoppedAndSaved, StoppedNotSaved, TrainingFailed, XTun
 from xtuner.preflight import check_inputs, prepare_training_data
 from xtuner.run.atomic import write_json
 from xtuner.run.index import rebuild_index
-from xtuner.run.layout import RUN_DIR_VARIABLE, RunDir, point_latest
+from xtuner.run.layout import RUN_DIR_VARIABLE, RunDir, point_latest, point_latest_adapter
 from xtuner.run.record import describe_run
 from xtuner.run.status import StatusBeat, start_status
 from xtuner.v1.config import TrainerConfig
@@ -32,10 +32,14 @@ from xtuner.v1.engine.distributed import (
 from xtuner.v1.engine.engine import TrainEngine
 from xtuner.v1.engine.flops import ModelFlops
 from xtuner.v1.engine.isolation import check_isolation
+from xtuner.v1.engine.oom import answer_out_of_memory
+from xtuner.v1.model.attention import require_known_attention, use_attention
 from xtuner.v1.model.build import build_meta_model, read_model_config
 from xtuner.v1.model.export import export_model
+from xtuner.v1.model.export_lora import export_adapter
 from xtuner.v1.model.initialize import initialize_buffers, initialize_weights
 from xtuner.v1.model.load import load_weights
+from xtuner.v1.model.lora import add_adapters, describe_adapters, initialize_adapters, store_frozen_as
 from xtuner.v1.model.shard import compute_dtype, shard_model
 from xtuner.v1.optim.adamw import build_adamw
 from xtuner.v1.optim.schedule import learning_rate
@@ -63,9 +67,11 @@ class Trainer:
         data = prepare_training_data(config, progress_log(self.ranks))
         model_config = read_model_config(config.load_from or _required(config.model_cfg))
         self.model = build_meta_model(model_config)
+        if config.load_from:
+            add_adapters(self.model, config.lora, config.load_from)
 
         raise_on_stop_signals()
-        mesh = join_process_group(self.ranks)
+        mesh = join_process_group(self.ranks, config.fsdp_config.hsdp_sharding_size)
         fingerprint = data.fingerprint()
         self.run_dir = _share_run_dir(config, self.ranks, fingerprint)
         self._log = RankLog(self.run_dir, self.ranks.rank)
@@ -80,8 +86,10 @@ class Trainer:
         self.total_steps = config.total_step or (config.epoch_num or 1) * self._batches.steps_per_epoch()
         self._beat = _start_beat(self.run_dir, self.total_steps) if self.ranks.is_first else None
         require_same_everywhere(fingerprint, "the prepared data")
+        self._attention = _choose_attention(self.model, mesh, config)
         self._log_start(data, mesh)
-        self._engine = _build_engine(self.model, mesh, config)
+        with answer_out_of_memory(self.model, config, mesh.device_type, step=0):
+            self._engine = _build_engine(self.model, mesh, config)
         self._meter = Meter(self._engine.device, ModelFlops.of_model(self.model))
 
     def fit(self) -> Path:
@@ -93,7 +101,8 @@ class Trainer:
             self._meter.batch_ready()
             lr = self._learning_rate(step)
             self.step = step
-            outcome = self._engine.train_step(batch, lr)
+            with answer_out_of_memory(self.model, self.config, self._engine.device.type, step=step, batch=batch):
+                outcome = self._engine.train_step(batch, lr)
             self._log.step(step, self.total_steps, self._meter.measure(batch, outcome, lr))
             self._set_status(step=step, step_at=time.time())
         exported = self._export()
@@ -131,6 +140,9 @@ class Trainer:
 
     def _export(self) -> Path:
         self._set_status(state="exporting")
+        adapter = self._export_adapter() if self.config.lora.rank else None
+        if adapter and not self.config.lora.exports_model:
+            return adapter
         directory = self.run_dir.export(self.total_steps)
         export_model(
             self.model,
@@ -145,6 +157,14 @@ class Trainer:
             self._log.info(f"exported to {directory}")
         return directory
 
+    def _export_adapter(self) -> Path:
+        directory = self.run_dir.adapter(self.total_steps)
+        export_adapter(self.model, directory, is_writer=self.ranks.is_first)
+        if self.ranks.is_first:
+            point_latest_adapter(self.run_dir, self.total_steps)
+            self._log.info(f"exported the adapter to {directory}")
+        return directory
+
     def _log_start(self, data: PreparedData, mesh: DeviceMesh) -> None:
         if not self.ranks.is_first:
             return
@@ -154,8 +174,11 @@ class Trainer:
         self._log.info(f"run directory: {self.run_dir.path}")
         self._log.info(
             f"model: {type(self.model).__name__}, {num_parameters:,} parameters; compute in {dtype}, "
-            "parameters, optimizer and gradient reduction in float32"
+            f"{'trained ' if config.lora.rank else ''}parameters, optimizer and gradient reduction in float32"
         )
+        if config.lora.rank:
+            self._log.info(describe_adapters(self.model))
+        self._log.info(f"attention: {self._attention}")
         vocab_size = self.model.config.get_text_config().vocab_size
         for line in report_lines(data, config.row_limit, vocab_size):
             self._log.info(line)
@@ -206,14 +229,24 @@ def _start_beat(run_dir: RunDir, total_steps: int) -> StatusBeat:
     return beat
 
 
+def _choose_attention(model: PreTrainedModel, mesh: DeviceMesh, config: TrainerConfig) -> str:
+    """Set the model's attention kernel and say which it is."""
+    require_known_attention(model, config.row_limit)
+    return use_attention(model, config.attention, mesh.device_type, compute_dtype(config.fsdp_config, mesh.device_type))
+
+
 def _build_engine(model: PreTrainedModel, mesh: DeviceMesh, config: TrainerConfig) -> TrainEngine:
     """Shard the meta model, fill it from disk or at random, and put an optimizer on it."""
+    if config.lora.rank and config.load_from:
+        store_frozen_as(model, compute_dtype(config.fsdp_config, mesh.device_type), config.load_from)
     shard_model(model, mesh, config.fsdp_config)
     if config.load_from:
         load_weights(model, config.load_from)
     else:
         initialize_weights(model, config.seed)
     initialize_buffers(model)
+    if config.lora.rank:
+        initialize_adapters(model, config.seed, mesh.get_rank())
     optimizer = build_adamw(
         model, lr=config.lr, betas=(config.adam_beta1, config.adam_beta2), weight_decay=config.weight_decay
     )

@@ -1,0 +1,158 @@
+"""What a rank says when memory runs out: what was in it, and which flags would make room, with how much each frees.
+
+All sizes are estimates from the architecture, for the rank that failed; they are there to choose by, not to add up.
+"""
+
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import torch
+import torch.distributed as dist
+from transformers import PreTrainedModel
+
+from xtuner.errors import TrainingFailed
+from xtuner.v1.config import TrainerConfig
+from xtuner.v1.datasets.batches import StepBatch
+from xtuner.v1.engine.memory import MemoryState, memory_state
+from xtuner.v1.model.block_forward import recompute_ratio
+from xtuner.v1.model.shard import compute_dtype, local_part
+
+_GIB = 2**30
+_MASTER_BYTES = 4  # parameters that are trained, their gradients and each of AdamW's two moments are fp32
+_LOGITS_COPIES = 3  # of a chunk, in fp32: logits, their softmax, the gradient
+_WORTH_SAYING = 0.01  # GiB
+
+
+@dataclass(frozen=True)
+class MemoryShares:
+    """What this rank's memory is for, in GiB; estimates.
+
+    Attributes:
+        parameters: this rank's shards.
+        gradients: of the parameters that are trained.
+        optimizer: AdamW's two moments of the same.
+        kept: what blocks keep for the backward pass of the longest pack, as configured.
+        recomputable: what of `kept` recomputing every block would free.
+        logits: one chunk of the loss.
+    """
+
+    parameters: float
+    gradients: float
+    optimizer: float
+    kept: float
+    recomputable: float
+    logits: float
+
+
+@contextmanager
+def answer_out_of_memory(
+    model: PreTrainedModel, config: TrainerConfig, device_type: str, *, step: int, batch: StepBatch | None = None
+) -> Iterator[None]:
+    """Turn running out of memory inside the block into an error that says what would help.
+
+    Args:
+        model: what is trained; may be on the meta device still.
+        config: its options.
+        device_type: "cuda" or "cpu": where it computes.
+        step: the optimizer step, from 1; 0 is while the model is loaded.
+        batch: what this rank trains in that step.
+
+    Raises:
+        TrainingFailed: in place of torch's error, Python's `MemoryError`, or the CPU allocator's `RuntimeError`.
+    """
+    try:
+        yield
+    except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
+        if not is_out_of_memory(error):
+            raise
+        device = torch.device(device_type)
+        shares = memory_shares(model, config, device_type, _longest_pack(batch, config))
+        raise TrainingFailed(
+            _what_happened(error, memory_state(device), step, batch), hint=_what_helps(shares, config, device_type)
+        ) from error
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an allocation failed: on an accelerator, in PyTorch's CPU allocator, or in Python."""
+    if isinstance(error, torch.OutOfMemoryError | MemoryError):
+        return True
+    words = (
+        "DefaultCPUAllocator: can't allocate",
+        "DefaultCPUAllocator: not enough memory",
+        "CUDA error: out of memory",
+    )
+    return isinstance(error, RuntimeError) and any(word in str(error) for word in words)
+
+
+def memory_shares(model: PreTrainedModel, config: TrainerConfig, device_type: str, num_tokens: int) -> MemoryShares:
+    """What a rank needs memory for with packs of `num_tokens` tokens."""
+    parameters = list(model.parameters())
+    trained = sum(local_part(parameter).numel() for parameter in parameters if parameter.requires_grad)
+    item_bytes = compute_dtype(config.fsdp_config, device_type).itemsize
+    text = model.config.get_text_config()
+    hidden_bytes = text.num_hidden_layers * num_tokens * text.hidden_size * item_bytes
+    inner_bytes = text.num_hidden_layers * num_tokens * _numbers_a_token(text) * item_bytes
+    ratio = recompute_ratio(config.fsdp_config, device_type)
+    return MemoryShares(
+        parameters=sum(local_part(p).numel() * p.element_size() for p in parameters) / _GIB,
+        gradients=trained * _MASTER_BYTES / _GIB,
+        optimizer=2 * trained * _MASTER_BYTES / _GIB,
+        kept=(hidden_bytes + (1 - ratio) * inner_bytes) / _GIB,
+        recomputable=(1 - ratio) * inner_bytes / _GIB,
+        logits=min(num_tokens, config.loss_chunk_size) * text.vocab_size * 4 * _LOGITS_COPIES / _GIB,
+    )
+
+
+def _numbers_a_token(text: object) -> float:
+    """Numbers that one block keeps a token, besides its input: norms, residuals, attention, the gated MLP."""
+    hidden = getattr(text, "hidden_size", 0)
+    heads = getattr(text, "num_attention_heads", 1)
+    head_dim = getattr(text, "head_dim", None) or hidden // heads
+    attention = 2 * head_dim * (heads + 2 * (getattr(text, "num_key_value_heads", None) or heads))
+    inner = getattr(text, "moe_intermediate_size", None) or getattr(text, "intermediate_size", None) or 4 * hidden
+    return 6 * hidden + attention + 4 * inner * (getattr(text, "num_experts_per_tok", None) or 1)
+
+
+def _longest_pack(batch: StepBatch | None, config: TrainerConfig) -> int:
+    if batch is None:
+        return config.pack_max_length
+    return max(micro_batch.input_ids.shape[1] for micro_batch in batch.micro_batches)
+
+
+def _what_happened(error: BaseException, state: MemoryState, step: int, batch: StepBatch | None) -> str:
+    rank = dist.get_rank() if dist.is_initialized() else 0
+    asked = re.search(r"[Tt]ried to allocate (\d+) bytes", str(error))
+    asked_words = f" asking for {int(asked[1]) / _GIB:.2f} GiB" if asked else ""
+    asked_on_gpu = re.search(r"Tried to allocate ([\d.]+ [KMGT]iB)", str(error))
+    if asked_on_gpu:
+        asked_words = f" asking for {asked_on_gpu[1]}"
+    when = f"in step {step}" if step else "while the model was loaded"
+    parts = [f"rank {rank} ran out of memory {when}{asked_words}"]
+    if batch is not None:
+        longest = max(batch.micro_batches, key=lambda micro_batch: micro_batch.input_ids.shape[1])
+        document = max(max(micro_batch.document_lengths) for micro_batch in batch.micro_batches)
+        parts.append(f"its longest pack has {longest.input_ids.shape[1]:,} tokens, its longest document {document:,}")
+    parts.append(state.describe())
+    return "; ".join(parts)
+
+
+def _what_helps(shares: MemoryShares, config: TrainerConfig, device_type: str) -> str:
+    """The flags that are not on already, the cheapest first."""
+    states = shares.parameters + shares.gradients + shares.optimizer
+    half_pack, half_chunk = config.pack_max_length // 2, config.loss_chunk_size // 2
+    helps: list[tuple[str, float]] = []
+    if device_type != "cpu" and not config.fsdp_config.cpu_offload:
+        helps.append(("--fsdp-config.cpu-offload", states))
+    if half_pack >= 2:
+        helps.append((f"--pack-max-length {half_pack}", shares.kept / 2))
+    if shares.recomputable:
+        helps.append(("--fsdp-config.recompute-ratio 1", shares.recomputable))
+    if half_chunk:
+        helps.append((f"--loss-chunk-size {half_chunk}", shares.logits / 2))
+    if config.load_from and not config.lora.rank:
+        helps.append(("--lora.rank 16", shares.gradients + shares.optimizer))
+    helps.append(("twice the ranks", states / 2))
+    told = [(flag, gib) for flag, gib in helps if gib >= _WORTH_SAYING] or helps[:2]
+    return "the cheapest first: " + ", ".join(f"{flag} (frees about {gib:.2f} GiB)" for flag, gib in told)
