@@ -179,3 +179,8 @@ def test_data_comes_from_flags_and_files_together(tmp_path: Path) -> None:
         ("c.json", 1.0, "sharegpt"),
     ]
     assert TrainerConfig(dataset="one.jsonl").dataset == (Path("one.jsonl"),)
+
+
+def test_an_unknown_users_home_is_a_name_like_any_other() -> None:
+    assert TrainerConfig(dataset=("~nobody-here/a.jsonl",)).dataset == (Path("~nobody-here/a.jsonl"),)
+    assert TrainerConfig(load_from="~/model").load_from == Path.home() / "model"

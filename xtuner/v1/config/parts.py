@@ -1,5 +1,6 @@
 """Options inside options: groups with a dot in their flags (`--fsdp-config.cpu-offload`), and items of lists."""
 
+import os
 from pathlib import Path
 from typing import Literal
 
@@ -23,7 +24,8 @@ class DatasetConfig(Options):
     @field_validator("path", mode="before")
     @classmethod
     def _expand_home(cls, value: object) -> object:
-        return Path(value).expanduser() if isinstance(value, str | Path) and str(value) else value
+        # os.path leaves the `~name` of a user that is not known as it stands; pathlib raises.
+        return Path(os.path.expanduser(value)) if isinstance(value, str | Path) and str(value) else value
 
 
 class FSDPConfig(Options):

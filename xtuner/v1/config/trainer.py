@@ -1,6 +1,7 @@
 """`TrainerConfig`: the options of a fine-tuning run and the rules between them."""
 
 import json
+import os
 from pathlib import Path
 from typing import Literal
 
@@ -78,8 +79,10 @@ class TrainerConfig(Options):
     )
     lr: float = option(6e-5, "Peak learning rate.", group="Optimization", gt=0)
     lr_min: float = option(1e-6, "Learning rate at the last step.", group="Optimization", ge=0)
-    scheduler_type: Literal["cosine", "linear", "constant"] = option(
-        "cosine", "How the learning rate falls after the warm-up.", group="Optimization"
+    scheduler_type: Literal["cosine", "linear", "constant", "wsd"] = option(
+        "cosine",
+        "How the learning rate falls after the warm-up; wsd holds the peak and falls in the last tenth.",
+        group="Optimization",
     )
     warmup_ratio: float = option(
         0.03,
@@ -121,7 +124,8 @@ class TrainerConfig(Options):
     )
     @classmethod
     def _expand_home(cls, value: object) -> object:
-        return Path(value).expanduser() if isinstance(value, str | Path) and str(value) else value
+        # os.path leaves the `~name` of a user that is not known as it stands; pathlib raises.
+        return Path(os.path.expanduser(value)) if isinstance(value, str | Path) and str(value) else value
 
     @field_validator("dataset", mode="before")
     @classmethod

@@ -7,7 +7,10 @@ _DECAYS: dict[str, Callable[[float], float]] = {
     "cosine": lambda progress: 0.5 * (1 + math.cos(math.pi * progress)),
     "linear": lambda progress: 1 - progress,
     "constant": lambda progress: 1.0,
+    # Warm-up, stable, decay (MiniCPM, Hu et al. 2024): the peak until the last tenth, then straight down.
+    "wsd": lambda progress: min(1.0, (1 - progress) / _WSD_DECAY_SHARE),
 }
+_WSD_DECAY_SHARE = 0.1
 
 
 def learning_rate(
@@ -16,7 +19,7 @@ def learning_rate(
     """The learning rate of `step` (from 1).
 
     During the w = floor(`warmup_ratio` * `total_steps`) warm-up steps it is `lr * step / w`; then it falls to
-    `lr_min`, reached at the last step (`constant` stays at `lr`).
+    `lr_min`, reached at the last step (`constant` stays at `lr`, `wsd` does so until the last tenth).
     """
     num_warmup = int(warmup_ratio * total_steps)
     if step <= num_warmup:
