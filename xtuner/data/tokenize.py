@@ -196,8 +196,7 @@ class _BySegments:
     def __init__(self, masked: MaskedText, encoder: SegmentEncoder) -> None:
         self._encoder = encoder
         self._masked = masked
-        self._parts: list[bytes] = []  # int32 ids
-        self._num_tokens = 0
+        self._ids = bytearray()  # int32
         self._specials: list[tuple[int, int]] = []  # character ranges
         self._index_at: dict[int, int] = {0: 0}  # character position -> tokens before it, where that is known
         self._broken: int | None = None
@@ -212,21 +211,20 @@ class _BySegments:
             self._specials.append((begin, end))
             position = end
         self._add_plain(position, len(text), begins)
-        is_trained = np.zeros(self._num_tokens, dtype=np.bool_)
+        ids = np.frombuffer(self._ids, dtype=np.int32)
+        is_trained = np.zeros(len(ids), dtype=np.bool_)
         for begin, end in _end_at_special(self._masked, self._specials):
             if begin not in self._index_at or end not in self._index_at:
                 return None
             is_trained[self._index_at[begin] : self._index_at[end]] = True
         if self._masked.is_whole:
             is_trained[:] = True
-        ids = np.frombuffer(b"".join(self._parts), dtype=np.int32)
         return _FastTokens(TokenSequence(ids, is_trained), self._broken)
 
     def _add(self, ids: bytes, end: int) -> None:
         """Take up `ids`, which stand for the text up to character `end`."""
-        self._parts.append(ids)
-        self._num_tokens += len(ids) // _ID_BYTES
-        self._index_at[end] = self._num_tokens
+        self._ids += ids
+        self._index_at[end] = len(self._ids) // _ID_BYTES
 
     def _add_plain(self, begin: int, end: int, span_begins: list[int]) -> None:
         """Text without special tokens; where a reply begins inside, the tokens before it must be the prompt's."""
@@ -240,7 +238,7 @@ class _BySegments:
                 if ids[: len(before)] != before:
                     self._broken = span_begins.index(cut) if self._broken is None else self._broken
                     ids = before + self._encoder.encode(piece[cut - begin :])
-                self._index_at[cut] = self._num_tokens + len(before) // _ID_BYTES
+                self._index_at[cut] = (len(self._ids) + len(before)) // _ID_BYTES
         self._add(ids, end)
 
 

@@ -1,15 +1,16 @@
 """Options inside options: groups with a dot in their flags (`--fsdp-config.cpu-offload`), and items of lists."""
 
-import os
 from pathlib import Path
 from typing import Literal
 
 from pydantic import field_validator
 
 from xtuner.data.options import FormatName
-from xtuner.v1.config.option import Options, option
+from xtuner.v1.config.option import Options, expand_home, option
 
 _SHARDING = "Sharding and precision"
+
+AttentionChoice = Literal["auto", "sdpa", "varlen", "flash2", "flash3"]
 
 
 class DatasetConfig(Options):
@@ -24,8 +25,7 @@ class DatasetConfig(Options):
     @field_validator("path", mode="before")
     @classmethod
     def _expand_home(cls, value: object) -> object:
-        # os.path leaves the `~name` of a user that is not known as it stands; pathlib raises.
-        return Path(os.path.expanduser(value)) if isinstance(value, str | Path) and str(value) else value
+        return expand_home(value)
 
 
 class FSDPConfig(Options):

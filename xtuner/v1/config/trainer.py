@@ -1,7 +1,6 @@
 """`TrainerConfig`: the options of a fine-tuning run and the rules between them."""
 
 import json
-import os
 from pathlib import Path
 from typing import Literal
 
@@ -9,8 +8,8 @@ from pydantic import field_validator
 
 from xtuner.data.options import FormatName, MaskPolicy, Overlong, Packing, SourceSpec
 from xtuner.errors import UsageError
-from xtuner.v1.config.option import Options, option
-from xtuner.v1.config.parts import DatasetConfig, FSDPConfig, LoraConfig
+from xtuner.v1.config.option import Options, expand_home, option
+from xtuner.v1.config.parts import AttentionChoice, DatasetConfig, FSDPConfig, LoraConfig
 
 
 class TrainerConfig(Options):
@@ -108,7 +107,7 @@ class TrainerConfig(Options):
         ge=0,
     )
     max_grad_norm: float = option(1.0, "Gradients are scaled down to this global L2 norm.", group="Optimization", gt=0)
-    attention: Literal["auto", "sdpa", "varlen", "flash2", "flash3"] = option(
+    attention: AttentionChoice = option(
         "auto",
         "Attention kernel; auto takes flash-attention 3 or 2 where installed, else PyTorch's own.",
         group="Sharding and precision",
@@ -124,14 +123,13 @@ class TrainerConfig(Options):
     )
     @classmethod
     def _expand_home(cls, value: object) -> object:
-        # os.path leaves the `~name` of a user that is not known as it stands; pathlib raises.
-        return Path(os.path.expanduser(value)) if isinstance(value, str | Path) and str(value) else value
+        return expand_home(value)
 
     @field_validator("dataset", mode="before")
     @classmethod
     def _one_or_several(cls, value: object) -> object:
         paths = [value] if isinstance(value, str | Path) else value
-        return [cls._expand_home(path) for path in paths] if isinstance(paths, list | tuple) else paths
+        return [expand_home(path) for path in paths] if isinstance(paths, list | tuple) else paths
 
     @field_validator("datasets", mode="before")
     @classmethod

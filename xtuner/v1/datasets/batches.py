@@ -20,7 +20,6 @@ class MicroBatch:
         target_positions: int64 [N], the positions whose next token is a target.
         targets: int64 [N], those next tokens.
         num_padding: tokens at the end that belong to no row; they are the last document.
-        cu_seqlens: int32 [documents + 1], where each document begins and the last one ends.
     """
 
     input_ids: torch.Tensor
@@ -29,7 +28,6 @@ class MicroBatch:
     target_positions: torch.Tensor
     targets: torch.Tensor
     num_padding: int = 0
-    cu_seqlens: torch.Tensor | None = None
 
     @property
     def num_tokens(self) -> int:
@@ -50,7 +48,6 @@ class MicroBatch:
             self.target_positions.to(device, non_blocking=True),
             self.targets.to(device, non_blocking=True),
             self.num_padding,
-            None if self.cu_seqlens is None else self.cu_seqlens.to(device, non_blocking=True),
         )
 
 
@@ -140,5 +137,4 @@ class Batches:
             target_positions=torch.from_numpy(positions),
             targets=torch.from_numpy(ids[positions + 1]),
             num_padding=num_padding,
-            cu_seqlens=torch.tensor([0, *document_lengths]).cumsum(0).to(torch.int32),
         )

@@ -34,10 +34,7 @@ class Ranks:
 
 
 def join_process_group(ranks: Ranks, sharding_size: int | None = None) -> DeviceMesh:
-    """Join the process group and return the mesh of all ranks.
-
-    It has one dimension, `shard`; with a `sharding_size` two, `replicate` and `shard`: each group of that many
-    neighbouring ranks shares one copy of the model.
+    """Join the process group and return the mesh of all ranks, see `mesh_of_ranks`.
 
     NCCL for tensors on CUDA, gloo for those on the CPU (all of them without an accelerator).
 
@@ -57,9 +54,17 @@ def join_process_group(ranks: Ranks, sharding_size: int | None = None) -> Device
         dist.init_process_group(backend)
     else:  # started without torchrun: nobody to meet
         dist.init_process_group(backend, store=dist.HashStore(), rank=0, world_size=1)  # type: ignore[attr-defined]
+    return mesh_of_ranks(device_type, ranks.world_size, sharding_size)
+
+
+def mesh_of_ranks(device_type: str, world_size: int, sharding_size: int | None = None) -> DeviceMesh:
+    """A mesh of one dimension, `shard`; with a `sharding_size` of two, `replicate` and `shard`.
+
+    Each group of `sharding_size` neighbouring ranks shares one copy of the model; it divides `world_size`.
+    """
     if sharding_size is None:
-        return init_device_mesh(device_type, (ranks.world_size,), mesh_dim_names=("shard",))
-    shape = (ranks.world_size // sharding_size, sharding_size)
+        return init_device_mesh(device_type, (world_size,), mesh_dim_names=("shard",))
+    shape = (world_size // sharding_size, sharding_size)
     return init_device_mesh(device_type, shape, mesh_dim_names=("replicate", "shard"))
 
 

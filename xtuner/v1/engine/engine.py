@@ -6,13 +6,14 @@ from dataclasses import dataclass
 import torch
 import torch.distributed as dist
 from torch.distributed.device_mesh import DeviceMesh
-from torch.distributed.tensor import DTensor
 from transformers import PreTrainedModel
 
 from xtuner.errors import TrainingFailed
 from xtuner.v1.datasets.batches import MicroBatch, StepBatch
 from xtuner.v1.engine.objective import teach_loss
 from xtuner.v1.loss.cross_entropy import LossTerms
+from xtuner.v1.model.attention import document_bounds
+from xtuner.v1.model.shard import whole
 
 
 @dataclass(frozen=True)
@@ -100,7 +101,8 @@ class TrainEngine:
             target_positions=batch.target_positions,
             targets=batch.targets,
             document_lengths=batch.document_lengths,
-            cu_seqlens=batch.cu_seqlens,
+            # Here, once a pack: a kernel that is not given them makes them anew in each layer.
+            cu_seqlens=document_bounds(batch.document_lengths).to(self.device, non_blocking=True),
             use_cache=False,
         )
         return LossTerms(*terms)
@@ -108,4 +110,4 @@ class TrainEngine:
 
 def _as_float(norm: torch.Tensor) -> float:
     """The clipped norm of sharded gradients is itself sharded; asking for its value is a collective."""
-    return float((norm.full_tensor() if isinstance(norm, DTensor) else norm).item())
+    return float(whole(norm).item())

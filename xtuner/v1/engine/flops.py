@@ -15,6 +15,7 @@ from torch import nn
 from transformers import PreTrainedConfig, PreTrainedModel
 
 from xtuner.v1.datasets.batches import StepBatch
+from xtuner.v1.model.attention import head_dim
 
 # --- What the model needs ---
 
@@ -106,11 +107,10 @@ def _experts(config: PreTrainedConfig) -> tuple[int, float]:
 
 def _attention_layers(config: PreTrainedConfig) -> Iterator[AttentionLayer]:
     num_heads = config.num_attention_heads
-    head_dim = _first_of(config, ("head_dim",)) or config.hidden_size // num_heads
     # Multi-head latent attention (DeepSeek) has keys and values of different sizes.
     key_dim = _first_of(config, ("qk_nope_head_dim",)) + _first_of(config, ("qk_rope_head_dim",))
     value_dim = _first_of(config, ("v_head_dim",))
-    pair_dim = num_heads * (key_dim + value_dim if key_dim and value_dim else 2 * head_dim)
+    pair_dim = num_heads * (key_dim + value_dim if key_dim and value_dim else 2 * head_dim(config))
     window = _first_of(config, ("sliding_window",)) or None
     # Without a list of kinds a window is that of every layer (Mistral).
     everywhere = ["sliding_attention" if window else "full_attention"] * config.num_hidden_layers

@@ -10,12 +10,13 @@ from dataclasses import dataclass
 
 import torch
 import torch.distributed as dist
-from transformers import PreTrainedModel
+from transformers import PreTrainedConfig, PreTrainedModel
 
 from xtuner.errors import TrainingFailed
 from xtuner.v1.config import TrainerConfig
 from xtuner.v1.datasets.batches import StepBatch
 from xtuner.v1.engine.memory import MemoryState, memory_state
+from xtuner.v1.model.attention import head_dim
 from xtuner.v1.model.block_forward import recompute_ratio
 from xtuner.v1.model.shard import compute_dtype, local_part
 
@@ -105,12 +106,10 @@ def memory_shares(model: PreTrainedModel, config: TrainerConfig, device_type: st
     )
 
 
-def _numbers_a_token(text: object) -> float:
+def _numbers_a_token(text: PreTrainedConfig) -> float:
     """Numbers that one block keeps a token, besides its input: norms, residuals, attention, the gated MLP."""
-    hidden = getattr(text, "hidden_size", 0)
-    heads = getattr(text, "num_attention_heads", 1)
-    head_dim = getattr(text, "head_dim", None) or hidden // heads
-    attention = 2 * head_dim * (heads + 2 * (getattr(text, "num_key_value_heads", None) or heads))
+    hidden, heads = text.hidden_size, text.num_attention_heads
+    attention = 2 * head_dim(text) * (heads + 2 * (getattr(text, "num_key_value_heads", None) or heads))
     inner = getattr(text, "moe_intermediate_size", None) or getattr(text, "intermediate_size", None) or 4 * hidden
     return 6 * hidden + attention + 4 * inner * (getattr(text, "num_experts_per_tok", None) or 1)
 

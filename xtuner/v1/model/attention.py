@@ -10,11 +10,11 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from transformers import AttentionInterface, PreTrainedModel
+from transformers import AttentionInterface, PreTrainedConfig, PreTrainedModel
 
 from xtuner.errors import ModelError
+from xtuner.v1.config import AttentionChoice
 from xtuner.v1.model.attention_kernels import (
-    AttentionChoice,
     AttentionNeeds,
     KernelName,
     PackBounds,
@@ -138,11 +138,18 @@ def require_known_attention(model: PreTrainedModel, longest_row: int) -> None:
         )
 
 
+def head_dim(config: PreTrainedConfig) -> int:
+    """Dimensions of one query head, by a text config."""
+    return getattr(config, "head_dim", None) or int(config.hidden_size // config.num_attention_heads)
+
+
 def _model_needs(model: PreTrainedModel, device: torch.device, dtype: torch.dtype) -> AttentionNeeds:
     """The most that any layer of `model` asks for."""
     config = model.config.get_text_config()
-    head_dim = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
-    dims = [head_dim, *(getattr(config, name, None) or 0 for name in ("qk_head_dim", "v_head_dim", "global_head_dim"))]
+    dims = [
+        head_dim(config),
+        *(getattr(config, name, None) or 0 for name in ("qk_head_dim", "v_head_dim", "global_head_dim")),
+    ]
     return AttentionNeeds(
         device.type,
         device_capability(device),

@@ -18,10 +18,10 @@ from typing import Any, Literal, NamedTuple, cast
 import torch
 
 from xtuner.errors import EnvironmentFault, UsageError
+from xtuner.v1.config import AttentionChoice
 from xtuner.v1.model.document_attention import ScoreRules, join_sinks, sinks_gradient
 
 KernelName = Literal["flash3", "flash2", "varlen", "sdpa"]
-AttentionChoice = Literal["auto", "sdpa", "varlen", "flash2", "flash3"]
 
 PACK_KERNELS: tuple[KernelName, ...] = ("flash3", "flash2", "varlen")  # in the order of preference
 _MAX_HEAD_DIM = 256
@@ -139,8 +139,9 @@ def attend_pack(
     """
     if sinks is not None:
         return _VarlenWithSinks.apply(query, key, value, sinks, bounds, rules)
-    attend = _varlen if name == "varlen" else _flash
-    return attend(name, query, key, value, bounds, rules)
+    if name == "varlen":
+        return _varlen(query, key, value, bounds, rules)
+    return _flash(name, query, key, value, bounds, rules)
 
 
 def _flash(
@@ -169,7 +170,6 @@ def _flash(
 
 
 def _varlen(
-    _name: KernelName,
     query: torch.Tensor,
     key: torch.Tensor,
     value: torch.Tensor,
@@ -210,7 +210,7 @@ class _VarlenWithSinks(torch.autograd.Function):
         rules: ScoreRules,
     ) -> torch.Tensor:
         aux_request = _function(_MODULES["varlen"], "AuxRequest")
-        out, lse = cast(Any, _varlen("varlen", query, key, value, bounds, rules, return_aux=aux_request(lse=True)))
+        out, lse = cast(Any, _varlen(query, key, value, bounds, rules, return_aux=aux_request(lse=True)))
         out, lse = join_sinks(out.transpose(0, 1), lse, sinks[:, None])  # the kernel's lse is [H, T]
         out = out.transpose(0, 1).contiguous()
         ctx.save_for_backward(query, key, value, sinks, out, lse, bounds.cu_seqlens)

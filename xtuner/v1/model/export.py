@@ -15,13 +15,13 @@ from pathlib import Path
 import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
-from torch.distributed.tensor import DTensor
 from transformers import PreTrainedModel
 from transformers.core_model_loading import revert_weight_conversion
 
 from xtuner.hub.weights import weight_map
 from xtuner.run.atomic import sync_directory, write_json
 from xtuner.v1.model.lora import merged_tensors
+from xtuner.v1.model.shard import whole
 
 MAX_SHARD_BYTES = 5 * 10**9
 _WEIGHT_SUFFIXES = {".safetensors", ".bin", ".pt", ".pth", ".ckpt", ".gguf", ".h5", ".msgpack", ".onnx"}
@@ -49,11 +49,7 @@ def export_model(
         chat_template: the template that was trained with, where it is another than the tokenizer's own.
         max_shard_bytes: a weight file is closed before it grows beyond this.
     """
-    temporary = directory.with_name(f".tmp-{directory.name}")
-    if is_writer:
-        shutil.rmtree(temporary, ignore_errors=True)
-        temporary.mkdir(parents=True)
-    writer = _ShardWriter(temporary, max_shard_bytes) if is_writer else None
+    writer = _ShardWriter(begin_directory(directory), max_shard_bytes) if is_writer else None
     source_files = weight_map(source) if source and writer else {}
     for tensors in _full_layers(model, keep=is_writer):
         if writer:
@@ -62,10 +58,10 @@ def export_model(
     if writer:
         _add_untouched(writer, model, source_files)
         writer.finish()
-        _write_small_files(model, temporary, source, tokenizer_dir)
+        _write_small_files(model, writer.directory, source, tokenizer_dir)
         if chat_template:  # it wins over one inside tokenizer_config.json
-            shutil.copyfile(chat_template, temporary / "chat_template.jinja")
-        commit_directory(temporary, directory)
+            shutil.copyfile(chat_template, writer.directory / "chat_template.jinja")
+        commit_directory(writer.directory, directory)
 
 
 def _full_layers(model: PreTrainedModel, *, keep: bool) -> Iterator[dict[str, torch.Tensor]]:
@@ -81,7 +77,7 @@ def _full_layers(model: PreTrainedModel, *, keep: bool) -> Iterator[dict[str, to
         layer: dict[str, torch.Tensor] = {}
         for name, tensor in items:
             # Gathering is collective: every rank takes part, only the writer keeps the result.
-            full = (tensor.full_tensor() if isinstance(tensor, DTensor) else tensor).detach()
+            full = whole(tensor).detach()
             if keep:
                 layer[name] = full.cpu()
         yield layer
@@ -123,7 +119,7 @@ class _ShardWriter:
     """Collects tensors into safetensors files of bounded size."""
 
     def __init__(self, directory: Path, max_bytes: int) -> None:
-        self._directory = directory
+        self.directory = directory
         self._max_bytes = max_bytes
         self._open: dict[str, torch.Tensor] = {}
         self._open_bytes = 0
@@ -151,13 +147,13 @@ class _ShardWriter:
         """Write the last file, give all files their final names and write the index when there are several."""
         self._close_file()
         if self._num_files == 1:
-            self._temporary(0).rename(self._directory / "model.safetensors")
+            self._temporary(0).rename(self.directory / "model.safetensors")
             return
         names = [f"model-{i + 1:05d}-of-{self._num_files:05d}.safetensors" for i in range(self._num_files)]
         for number, name in enumerate(names):
-            self._temporary(number).rename(self._directory / name)
+            self._temporary(number).rename(self.directory / name)
         write_json(
-            self._directory / "model.safetensors.index.json",
+            self.directory / "model.safetensors.index.json",
             {
                 "metadata": {"total_size": self.total_bytes},
                 "weight_map": {name: names[number] for name, number in sorted(self.locations.items())},
@@ -172,7 +168,7 @@ class _ShardWriter:
         self._open, self._open_bytes = {}, 0
 
     def _temporary(self, number: int) -> Path:
-        return self._directory / f"weights-{number:05d}.safetensors"
+        return self.directory / f"weights-{number:05d}.safetensors"
 
 
 def share_file(path: Path) -> None:
@@ -195,6 +191,14 @@ def _write_small_files(model: PreTrainedModel, directory: Path, source: Path | N
                 shutil.copyfile(path, directory / path.name)
     config = json.loads((directory / "config.json").read_text(encoding="utf-8"))
     assert config.get("model_type") == model.config.model_type, "the exported config belongs to this model"
+
+
+def begin_directory(directory: Path) -> Path:
+    """An empty directory beside `directory`, to be filled and given to `commit_directory`."""
+    temporary = directory.with_name(f".tmp-{directory.name}")
+    shutil.rmtree(temporary, ignore_errors=True)
+    temporary.mkdir(parents=True)
+    return temporary
 
 
 def commit_directory(temporary: Path, directory: Path) -> None:

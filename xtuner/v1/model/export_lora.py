@@ -1,16 +1,15 @@
 """The adapters of a LoRA run as a directory that `peft.PeftModel.from_pretrained(base, directory)` loads."""
 
 import copy
-import shutil
 from pathlib import Path
 
 import torch
 from safetensors.torch import save_file
-from torch.distributed.tensor import DTensor
 from transformers import PreTrainedModel
 
-from xtuner.v1.model.export import commit_directory, share_file
+from xtuner.v1.model.export import begin_directory, commit_directory, share_file
 from xtuner.v1.model.lora import adapter_name_in_peft, is_adapter
+from xtuner.v1.model.shard import whole
 
 
 def export_adapter(model: PreTrainedModel, directory: Path, *, is_writer: bool) -> None:
@@ -24,9 +23,7 @@ def export_adapter(model: PreTrainedModel, directory: Path, *, is_writer: bool) 
     tensors = _gather(model, keep=is_writer)
     if not is_writer:
         return
-    temporary = directory.with_name(f".tmp-{directory.name}")
-    shutil.rmtree(temporary, ignore_errors=True)
-    temporary.mkdir(parents=True)
+    temporary = begin_directory(directory)
     weights = temporary / "adapter_model.safetensors"
     save_file(tensors, weights, metadata={"format": "pt"})
     share_file(weights)
@@ -40,7 +37,7 @@ def _gather(model: PreTrainedModel, *, keep: bool) -> dict[str, torch.Tensor]:
     for name, parameter in model.named_parameters():
         if is_adapter(name):
             # Gathering is collective: every rank takes part, only the writer keeps the result.
-            full = (parameter.full_tensor() if isinstance(parameter, DTensor) else parameter).detach()
+            full = whole(parameter).detach()
             if keep:
                 tensors[adapter_name_in_peft(name)] = full.float().cpu().contiguous()
     return tensors

@@ -12,11 +12,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import safe_open
 from torch import nn
 from transformers import PreTrainedModel
 
 from xtuner.errors import ModelError, UsageError
+from xtuner.hub.safetensors_header import read_header
 from xtuner.hub.weights import weight_map
 from xtuner.v1.config import LoraConfig
 from xtuner.v1.model.build import decoder_blocks
@@ -83,11 +83,8 @@ def store_frozen_as(model: PreTrainedModel, dtype: torch.dtype, base: Path) -> N
 
 def _file_dtypes(model_dir: Path) -> set[str]:
     """The dtypes of all tensors of a model directory, in the words of safetensors."""
-    dtypes: set[str] = set()
-    for path in set(weight_map(model_dir).values()):
-        with safe_open(path, framework="pt") as file:
-            dtypes |= {file.get_slice(name).get_dtype() for name in file.keys()}  # noqa: SIM118 (not a mapping)
-    return dtypes
+    headers = map(read_header, set(weight_map(model_dir).values()))
+    return {tensor.dtype for header in headers for tensor in header.tensors.values()}
 
 
 def initialize_adapters(model: PreTrainedModel, seed: int, rank: int) -> None:

@@ -76,6 +76,11 @@ def local_part(tensor: torch.Tensor) -> torch.Tensor:
     return tensor.to_local() if isinstance(tensor, DTensor) else tensor
 
 
+def whole(tensor: torch.Tensor) -> torch.Tensor:
+    """All of `tensor`, on its device; of a sharded one this is collective, so every rank must ask."""
+    return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
+
+
 @torch.no_grad()
 def copy_rows(target: torch.Tensor, source: object, name: str) -> None:
     """Copy this rank's rows of `source` (a safetensors slice or a tensor) into its part of `target`.
