@@ -4,19 +4,21 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from safetensors import safe_open
 from torch.distributed.device_mesh import DeviceMesh
-from torch.distributed.tensor import DTensor
 
 from xtuner.data.packing import PackPlan
 from xtuner.data.prepared import PreparedData
 from xtuner.data.store import store_in_memory
 from xtuner.data.tokenize import TokenSequence
+from xtuner.hub.weights import weight_map
 from xtuner.v1.config import FSDPConfig
-from xtuner.v1.engine.engine import TrainEngine
+from xtuner.v1.datasets.batches import StepBatch
+from xtuner.v1.engine.engine import StepOutcome, TrainEngine
 from xtuner.v1.model.build import build_meta_model, read_model_config
 from xtuner.v1.model.initialize import initialize_buffers
 from xtuner.v1.model.load import load_weights
-from xtuner.v1.model.shard import shard_model
+from xtuner.v1.model.shard import shard_model, whole
 from xtuner.v1.optim.adamw import build_adamw
 
 
@@ -67,7 +69,21 @@ def prepared_of(sequences: list[TokenSequence], pack_sizes: list[int]) -> Prepar
 
 def full_weights(model: torch.nn.Module) -> dict[str, torch.Tensor]:
     """All parameters, whole; collective."""
-    return {
-        name: (p.full_tensor() if isinstance(p, DTensor) else p).detach().clone()
-        for name, p in model.named_parameters()
-    }
+    return {name: whole(p).detach().clone() for name, p in model.named_parameters()}
+
+
+def gradient_of_step(engine: TrainEngine, batch: StepBatch) -> tuple[dict[str, torch.Tensor], StepOutcome]:
+    """The full gradient of a step, which plain SGD at rate 1 moves by; collective."""
+    before = full_weights(engine.model)
+    outcome = engine.train_step(batch, lr=1.0)
+    after = full_weights(engine.model)
+    return {name: before[name] - after[name] for name in before}, outcome
+
+
+def stored_tensors(directory: Path) -> dict[str, torch.Tensor]:
+    """All tensors of a model directory."""
+    tensors = {}
+    for name, path in weight_map(directory).items():
+        with safe_open(path, framework="pt") as file:
+            tensors[name] = file.get_tensor(name)
+    return tensors

@@ -31,10 +31,8 @@ def _gradient(mesh, model_dir, num_packs):
         sequences_per_step=num_packs,
         seed=0,
     )
-    before = engine_parts.full_weights(engine.model)
-    outcome = engine.train_step(batches.fetch(1), lr=1.0)
-    after = engine_parts.full_weights(engine.model)
-    return {name: before[name] - after[name] for name in before}, outcome.reduced_loss, outcome.grad_norm
+    gradient, outcome = engine_parts.gradient_of_step(engine, batches.fetch(1))
+    return gradient, outcome.reduced_loss, outcome.grad_norm
 
 
 @pytest.mark.parametrize("architecture", ["qwen3", "qwen3_moe"])

@@ -6,10 +6,10 @@ import engine_parts
 import pytest
 import ranks
 import torch
-from torch.distributed.device_mesh import init_device_mesh
 
 from xtuner.v1.config import FSDPConfig
 from xtuner.v1.datasets.batches import Batches
+from xtuner.v1.engine.distributed import mesh_of_ranks
 from xtuner.v1.model.block_forward import recompute_ratio
 
 PACKS = [[(120, 90)], [(12, 2), (9, 1)], [(90, 5)], [(33, 30), (60, 44)]]
@@ -30,18 +30,12 @@ def _gradients(mesh, model_dir, all_options):
     results = []
     for options in all_options:
         fsdp = FSDPConfig(**options)
-        if fsdp.hsdp_sharding_size:
-            shape = (mesh.size() // fsdp.hsdp_sharding_size, fsdp.hsdp_sharding_size)
-            mesh_here = init_device_mesh("cpu", shape, mesh_dim_names=("replicate", "shard"))
-        else:
-            mesh_here = mesh
+        size = fsdp.hsdp_sharding_size
+        mesh_here = mesh_of_ranks("cpu", mesh.size(), size) if size else mesh
         engine = engine_parts.engine(mesh_here, model_dir, sgd=True, max_grad_norm=math.inf, fsdp=fsdp)
         data = engine_parts.prepared(PACKS)
         batches = Batches(data, rank=mesh.get_rank(), world_size=mesh.size(), sequences_per_step=4, seed=0)
-        before = engine_parts.full_weights(engine.model)
-        outcome = engine.train_step(batches.fetch(1), lr=1.0)
-        after = engine_parts.full_weights(engine.model)
-        gradient = {name: before[name] - after[name] for name in before}
+        gradient, outcome = engine_parts.gradient_of_step(engine, batches.fetch(1))
         results.append((gradient, outcome.reduced_loss, outcome.grad_norm, outcome.token_accuracy))
     return results
 

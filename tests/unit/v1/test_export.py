@@ -8,24 +8,14 @@ import engine_parts
 import pytest
 import tiny_models
 import torch
-from safetensors import safe_open
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from xtuner.hub.model_dir import inspect_model
-from xtuner.hub.weights import weight_map
 from xtuner.v1.config import FSDPConfig
 from xtuner.v1.model.build import build_meta_model, read_model_config
 from xtuner.v1.model.export import export_model
 from xtuner.v1.model.initialize import initialize_buffers, initialize_weights
 from xtuner.v1.model.shard import shard_model
-
-
-def _tensors(directory):
-    tensors = {}
-    for name, path in weight_map(directory).items():
-        with safe_open(path, framework="pt") as file:
-            tensors[name] = file.get_tensor(name)
-    return tensors
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=["fp32", "bf16"])
@@ -35,7 +25,7 @@ def test_untrained_export_is_the_source(mesh, tiny_model, tmp_path, architecture
     model = engine_parts.sharded_model(mesh, source)
     out = tmp_path / "hf"
     export_model(model, out, source=source, tokenizer_dir=source, is_writer=True, max_shard_bytes=100_000)
-    ours, theirs = _tensors(out), _tensors(source)
+    ours, theirs = engine_parts.stored_tensors(out), engine_parts.stored_tensors(source)
     assert ours.keys() == theirs.keys()
     for name, tensor in theirs.items():
         assert ours[name].dtype == tensor.dtype and torch.equal(ours[name], tensor), name
@@ -71,7 +61,7 @@ def test_trained_export_has_the_logits_of_the_model_in_memory(mesh, tiny_model, 
 
 def test_a_tied_head_stored_twice_stays_stored_twice(mesh, tiny_model, tmp_path):
     source = shutil.copytree(tiny_model("qwen3"), tmp_path / "source")
-    tensors = _tensors(source)
+    tensors = engine_parts.stored_tensors(source)
     tensors["lm_head.weight"] = tensors["model.embed_tokens.weight"].clone()
     from safetensors.torch import save_file
 
@@ -79,7 +69,7 @@ def test_a_tied_head_stored_twice_stays_stored_twice(mesh, tiny_model, tmp_path)
     export_model(
         engine_parts.sharded_model(mesh, source), tmp_path / "hf", source=source, tokenizer_dir=source, is_writer=True
     )
-    assert _tensors(tmp_path / "hf").keys() == tensors.keys()
+    assert engine_parts.stored_tensors(tmp_path / "hf").keys() == tensors.keys()
 
 
 def test_random_weights_start_at_ln_vocabulary_and_export_loads(mesh, tiny_model, tmp_path):

@@ -9,12 +9,10 @@ import pytest
 import torch
 import torch.nn.functional as F
 from peft import PeftModel
-from safetensors import safe_open
 from safetensors.torch import load_file
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from xtuner.errors import ModelError, UsageError
-from xtuner.hub.weights import weight_map
 from xtuner.preflight import check_inputs
 from xtuner.v1.config import FSDPConfig, LoraConfig, TrainerConfig
 from xtuner.v1.datasets.batches import Batches
@@ -74,14 +72,6 @@ def _logits(model):
     return model(input_ids=IDS, position_ids=position_ids, use_cache=False).logits
 
 
-def _tensors(directory):
-    tensors = {}
-    for name, path in weight_map(directory).items():
-        with safe_open(path, framework="pt") as file:
-            tensors[name] = file.get_tensor(name)
-    return tensors
-
-
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
 def test_training_starts_at_the_base_model(mesh, tiny_model, architecture):
     model = _adapted(mesh, tiny_model(architecture))
@@ -137,7 +127,7 @@ def test_adapter_and_merged_model_have_the_logits_of_the_trained_model(mesh, tin
     assert not info["missing_keys"] and not info["unexpected_keys"] and not info["mismatched_keys"]
     torch.testing.assert_close(trained, _logits(merged), rtol=1e-5, atol=1e-5)
 
-    ours, theirs = _tensors(tmp_path / "hf"), _tensors(source)
+    ours, theirs = engine_parts.stored_tensors(tmp_path / "hf"), engine_parts.stored_tensors(source)
     assert ours.keys() == theirs.keys()
     changed = {name for name in theirs if not torch.equal(ours[name], theirs[name])}
     untouched = ("embed_tokens.", "norm.", "layernorm.", "lm_head.", ".gate.weight", ".router.", ".sinks", "bias")
@@ -154,7 +144,7 @@ def test_only_named_layers_are_adapted(mesh, tiny_model, tmp_path):
     model = _trained(mesh, source, LoraConfig(rank=2, alpha=3, target_modules="q_proj, mlp.up_proj"))
     export_model(model, tmp_path / "hf", source=source, tokenizer_dir=source, is_writer=True)
     export_adapter(model, tmp_path / "adapter", is_writer=True)
-    ours, theirs = _tensors(tmp_path / "hf"), _tensors(source)
+    ours, theirs = engine_parts.stored_tensors(tmp_path / "hf"), engine_parts.stored_tensors(source)
     changed = {name for name in theirs if not torch.equal(ours[name], theirs[name])}
     layers = [f"model.layers.{index}" for index in range(2)]
     expected = [f"{layer}.{name}.weight" for layer in layers for name in ("self_attn.q_proj", "mlp.up_proj")]
@@ -176,7 +166,7 @@ def test_frozen_weights_in_bfloat16_lose_nothing(mesh, tiny_model, tmp_path):
         assert large.get_parameter(name).dtype == torch.float32
     for model, name in ((small, "small"), (large, "large")):
         export_model(model, tmp_path / name, source=source, tokenizer_dir=source, is_writer=True)
-    ours, theirs = _tensors(tmp_path / "small"), _tensors(tmp_path / "large")
+    ours, theirs = engine_parts.stored_tensors(tmp_path / "small"), engine_parts.stored_tensors(tmp_path / "large")
     assert all(torch.equal(ours[name], theirs[name]) and ours[name].dtype == torch.bfloat16 for name in theirs)
     assert small.lm_head.weight is small.model.embed_tokens.weight
 
