@@ -25,6 +25,11 @@ def painted(text: str) -> None:
     print(text, flush=True)
 
 
+def stream(text: str) -> None:
+    """Write a part of a line to stdout, which has been made safe already."""
+    print(text, end="", flush=True)
+
+
 def data_json(value: Any) -> None:
     """Write one JSON document to stdout; what a terminal would act on is escaped, as JSON allows."""
     print(json_safe(json.dumps(value, indent=2, ensure_ascii=False, default=str)), flush=True)

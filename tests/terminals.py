@@ -1,0 +1,82 @@
+"""A command in a pseudo-terminal of its own: keys go in, what the terminal would show comes out."""
+
+import codecs
+import fcntl
+import os
+import pty
+import struct
+import subprocess
+import termios
+import time
+from pathlib import Path
+from types import TracebackType
+
+from commands import BIN, ROOT
+
+
+class Terminal:
+    """`xtuner ARGUMENTS` with stdin, stdout and stderr on a pseudo-terminal that Ctrl-C reaches it through."""
+
+    def __init__(self, *arguments: object, **environment: str) -> None:
+        self._ours, theirs = pty.openpty()
+        fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 40, 200, 0, 0))
+        self._process = subprocess.Popen(
+            [str(BIN / "xtuner"), *map(str, arguments)],
+            cwd=ROOT,
+            stdin=theirs,
+            stdout=theirs,
+            stderr=theirs,
+            env={**{k: v for k, v in os.environ.items() if k != "NO_COLOR"}, "TERM": "xterm", **environment},
+            start_new_session=True,
+            preexec_fn=lambda: fcntl.ioctl(0, termios.TIOCSCTTY, 0),
+        )
+        os.close(theirs)
+        self._decoder = codecs.getincrementaldecoder("utf-8")()
+        self._unread = ""
+
+    def __enter__(self) -> "Terminal":
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        self._process.kill()
+        self._process.wait()
+        os.close(self._ours)
+
+    def type(self, keys: str) -> None:
+        """Press `keys`; Enter is "\\r"."""
+        os.write(self._ours, keys.encode())
+
+    def wait_until_asleep(self) -> None:
+        """Wait until the program waits for keys.
+
+        A Ctrl-C between the echo of a key and the wait for the next one is seen with that next key only: CPython's
+        readline looks for signals where its `select` is interrupted.
+        """
+        stat = Path(f"/proc/{self._process.pid}/stat")
+        while stat.read_text().rpartition(")")[2].split()[0] != "S":
+            time.sleep(0.01)
+
+    def read_until(self, text: str) -> str:
+        """Everything shown from where the last call ended, up to and with `text`."""
+        while text not in self._unread:
+            part = self._read()
+            assert part, f"the program ended before it showed {text!r}:\n{self._unread}"
+            self._unread += part
+        before, _, self._unread = self._unread.partition(text)
+        return before + text
+
+    def read_to_end(self) -> tuple[int, str]:
+        """The exit code, and what was shown until the program ended."""
+        while part := self._read():
+            self._unread += part
+        return self._process.wait(), self._unread
+
+    def _read(self) -> str:
+        """The next characters, at least one; empty at the end."""
+        while True:
+            try:
+                part = os.read(self._ours, 65536)
+            except OSError:  # Linux says so when the last process of the other end is gone
+                return ""
+            if not part or (text := self._decoder.decode(part)):
+                return text if part else ""
