@@ -15,13 +15,15 @@ from xtuner.hub.model_dir import require_model
 from xtuner.run.layout import check_work_dir
 
 if TYPE_CHECKING:
-    from xtuner.data.prepare import Progress
+    from xtuner.data.options import SourceSpec
+    from xtuner.data.prepare import DataRequest, Progress
     from xtuner.data.prepared import PreparedData
     from xtuner.v1.config import TrainerConfig
 
 
 # Set by the launcher for its ranks: what it checked is what they must train on.
 FINGERPRINT_VARIABLE = "XTUNER_DATA_FINGERPRINT"
+EVAL_FINGERPRINT_VARIABLE = "XTUNER_EVAL_DATA_FINGERPRINT"
 
 
 def check_inputs(config: "TrainerConfig", world_size: int) -> None:
@@ -39,6 +41,12 @@ def check_inputs(config: "TrainerConfig", world_size: int) -> None:
             f"--lora.rank {config.lora.rank} needs the package peft, which is not installed",
             hint="pip install 'xtuner[lora]'",
         )
+    for name in config.report_to:
+        if not _is_installed(name):
+            raise UsageError(
+                f"--report-to {name} needs the package {name}, which is not installed",
+                hint=f"pip install 'xtuner[{name}]'",
+            )
     if config.load_from is not None:
         own_tokenizer = config.tokenizer_path is None
         # Plain text is trained without a chat template: the first chat that needs one asks for it.
@@ -58,10 +66,28 @@ def prepare_training_data(
         DataError: unreadable data, rows in error, nothing to train on, data that changed since the launcher saw it.
         EnvironmentFault: the cache cannot be written.
     """
-    from xtuner.data.prepare import DataRequest, prepare_data
+    return _prepare(data_request(config, config.data_specs), config, FINGERPRINT_VARIABLE, on_progress)
 
-    request = DataRequest(
-        config.data_specs,
+
+def prepare_evaluation_data(
+    config: "TrainerConfig", on_progress: "Callable[[Progress], None] | None" = None
+) -> "PreparedData | None":
+    """The same for the evaluation data, through the same tokenizer, template, mask and cache; None without any.
+
+    Raises:
+        DataError, EnvironmentFault: see `prepare_training_data`.
+    """
+    if not config.eval_dataset:
+        return None
+    return _prepare(data_request(config, config.eval_specs), config, EVAL_FINGERPRINT_VARIABLE, on_progress)
+
+
+def data_request(config: "TrainerConfig", specs: "list[SourceSpec]") -> "DataRequest":
+    """What `config` asks to be made of the rows of `specs`."""
+    from xtuner.data.prepare import DataRequest
+
+    return DataRequest(
+        specs,
         config.tokenizer_dir,
         config.chat_template,
         RowOptions(config.row_limit, config.overlong, config.mask_policy),
@@ -70,11 +96,27 @@ def prepare_training_data(
         config.seed,
         config.num_data_workers,
     )
+
+
+def _prepare(
+    request: "DataRequest",
+    config: "TrainerConfig",
+    fingerprint_variable: str,
+    on_progress: "Callable[[Progress], None] | None",
+) -> "PreparedData":
+    from xtuner.data.prepare import prepare_data
+
     data = prepare_data(request, TokenCache(config.cache_dir), on_progress)
-    expected = os.environ.get(FINGERPRINT_VARIABLE)
+    expected = os.environ.get(fingerprint_variable)
     if expected not in (None, data.fingerprint()):
         raise DataError(
             "the data, the tokenizer or the chat template changed since the launcher checked them",
             hint="start again with files that stay as they are",
         )
     return data
+
+
+def _is_installed(package: str) -> bool:
+    """Looked up without importing. A directory of that name is no package: wandb leaves one where it runs."""
+    spec = importlib.util.find_spec(package)
+    return spec is not None and spec.origin is not None

@@ -64,13 +64,21 @@ def launch(plan: LaunchPlan) -> RunDir:
         XTunerError: the data or the run failed.
     """
     from xtuner.launch.supervise import run_to_end
-    from xtuner.preflight import FINGERPRINT_VARIABLE, prepare_training_data
+    from xtuner.preflight import (
+        EVAL_FINGERPRINT_VARIABLE,
+        FINGERPRINT_VARIABLE,
+        prepare_evaluation_data,
+        prepare_training_data,
+    )
 
-    names = ", ".join(spec.path for spec in plan.config.data_specs)
+    names = ", ".join(spec.path for spec in plan.config.data_specs + plan.config.eval_specs)
     console.say(f"checking {names} with the tokenizer of {plan.config.tokenizer_dir}")
     with tokenising_bar() as on_progress:
         data = prepare_training_data(plan.config, on_progress)
+        eval_data = prepare_evaluation_data(plan.config, on_progress)
     os.environ[FINGERPRINT_VARIABLE] = data.fingerprint()
+    if eval_data:
+        os.environ[EVAL_FINGERPRINT_VARIABLE] = eval_data.fingerprint()
     if plan.node_rank > 0:
         log_dir = plan.config.work_dir / "nodes" / f"node{plan.node_rank}-{os.getpid()}"
         console.say(f"training with --node-rank 0; output of the ranks here: {log_dir}")

@@ -9,11 +9,15 @@ WORK_DIR/
     checkpoints/
     hf-100/, hf-latest -> hf-100
     adapter-100/, adapter-latest -> adapter-100    runs with LoRA
+    hf-40/, hf-best -> hf-40      runs with evaluation data; adapter-best with LoRA
+    best.json                     the evaluation hf-best had
+    metrics/eval.jsonl, metrics/generations.jsonl    one record an evaluation, one a reply
 """
 
 import os
 import re
 import secrets
+import shutil
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -98,6 +102,21 @@ class RunDir:
         """The metrics records of a rank."""
         return self.metrics / f"rank{rank}.jsonl"
 
+    @property
+    def eval_metrics(self) -> Path:
+        """One record an evaluation."""
+        return self.metrics / "eval.jsonl"
+
+    @property
+    def generations(self) -> Path:
+        """What the model replied at the evaluations."""
+        return self.metrics / "generations.jsonl"
+
+    @property
+    def best_json(self) -> Path:
+        """The step and the evaluation of the best model so far."""
+        return self.path / "best.json"
+
     def attempt_logs(self, attempt: int) -> Path:
         """What torchrun captured of the ranks' stdout and stderr in an attempt, counted from 0."""
         return self.logs / f"attempt_{attempt}"
@@ -114,6 +133,16 @@ class RunDir:
     def latest_export(self) -> Path:
         """The link to the newest export."""
         return self.path / "hf-latest"
+
+    @property
+    def best_export(self) -> Path:
+        """The link to the export with the lowest evaluation loss."""
+        return self.path / "hf-best"
+
+    @property
+    def best_adapter(self) -> Path:
+        """The link to the LoRA adapter with the lowest evaluation loss."""
+        return self.path / "adapter-best"
 
     @property
     def latest_adapter(self) -> Path:
@@ -174,6 +203,26 @@ def point_latest_adapter(run_dir: RunDir, step: int) -> None:
         OSError: the old link is still there.
     """
     _point(run_dir.latest_adapter, run_dir.adapter(step))
+
+
+def point_best(run_dir: RunDir, step: int) -> None:
+    """Let `hf-best` and `adapter-best` lead to what was exported after `step`, each atomically.
+
+    Raises:
+        OSError: the old link is still there.
+    """
+    links = {run_dir.best_export: run_dir.export(step), run_dir.best_adapter: run_dir.adapter(step)}
+    for link, target in links.items():
+        if target.is_dir():
+            _point(link, target)
+
+
+def remove_exports(run_dir: RunDir, step: int) -> None:
+    """Remove what was exported after `step`, as far as no link leads there."""
+    for directory in (run_dir.export(step), run_dir.adapter(step)):
+        links = [path for path in run_dir.path.iterdir() if path.is_symlink()]
+        if not any(os.readlink(link) == directory.name for link in links):
+            shutil.rmtree(directory, ignore_errors=True)
 
 
 def _point(link: Path, target: Path) -> None:

@@ -10,7 +10,7 @@ from typing import Any
 from xtuner.run.atomic import read_json, write_json
 from xtuner.run.layout import RunDir
 
-ALIVE_STATES = ("starting", "running", "exporting")
+ALIVE_STATES = ("starting", "running", "evaluating", "exporting")
 END_STATES = ("finished", "failed", "stopped")
 LOST_AFTER_S = 60.0
 # A thread that is stuck in a write (a hung network file system) must not hold up the end of the training.

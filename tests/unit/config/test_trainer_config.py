@@ -54,7 +54,15 @@ PUBLIC_FLAGS = [
     "--lora.dropout",
     "--lora.target-modules",
     "--lora.merge",
+    "--eval-dataset",
+    "--eval-interval",
+    "--eval-max-packs",
+    "--early-stopping-patience",
+    "--early-stopping-min-delta",
+    "--eval-generations",
+    "--eval-generation-tokens",
     "--work-dir",
+    "--report-to",
 ]
 
 
@@ -85,6 +93,8 @@ def test_every_option_has_help_and_a_group() -> None:
         ({"load_from": "m", "dataset": "d", "total_step": 5, "epoch_num": 1}, "both"),
         ({"load_from": "m", "dataset": "d", "lr": 1e-6, "lr_min": 1e-5}, "above"),
         ({"model_cfg": "c", "tokenizer_path": "t", "dataset": "d", "lora": {"rank": 8}}, "--lora.rank and --model-cfg"),
+        ({"load_from": "m", "dataset": "d", "eval_interval": 5}, "--eval-interval 5 is given without --eval-dataset"),
+        ({"load_from": "m", "dataset": "d", "early_stopping_patience": 2}, "--early-stopping-patience 2"),
     ],
 )
 def test_contradictions_are_usage_errors(options: dict, words: str) -> None:
@@ -157,6 +167,8 @@ def test_flags_give_back_the_config() -> None:
         lr_min=0.0,
         fsdp_config=FSDPConfig(cpu_offload=True),
         lora=LoraConfig(rank=4, target_modules="q_proj, v_proj", merge=False),
+        eval_dataset=(Path("e 1.jsonl"), Path("e2.jsonl")),
+        report_to=("wandb", "tensorboard"),
     )
     program = (
         "import typer\nfrom xtuner.v1.config.flags import with_flags\n"

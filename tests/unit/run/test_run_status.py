@@ -61,6 +61,7 @@ def test_states_and_pids_from_outside_are_judged_with_care():
     assert judge(replace(status, heartbeat_at=float("nan")), now) == "lost"
     assert judge(replace(status, pid=1), now) == "starting"  # there, though perhaps not ours to signal
     assert judge(replace(status, state="exporting"), now + 59) == "exporting"
+    assert judge(replace(status, state="evaluating"), now + 59) == "evaluating"
 
 
 def test_update_writes_only_when_the_state_changes(run):

@@ -118,7 +118,7 @@ def _help(field: FieldInfo, default: Any) -> str:
 
 
 def _metavar(field: FieldInfo) -> str | None:
-    kind = _value_type(field)
+    kind = get_args(field.annotation)[0] if get_origin(field.annotation) is tuple else _value_type(field)
     if get_origin(kind) is Literal:
         return "[" + "|".join(get_args(kind)) + "]"
     unit = field.json_schema_extra["unit"]  # type: ignore[index]
@@ -129,6 +129,8 @@ def _value_type(field: FieldInfo) -> Any:
     """What the command line parses: the annotation without its `None`, JSON text for a list of options."""
     if get_origin(field.annotation) is tuple:
         item = get_args(field.annotation)[0]
+        if get_origin(item) is Literal:  # Typer has no lists of choices; pydantic refuses the others
+            return list[str]
         return str if issubclass(item, Options) else list[item]  # type: ignore[valid-type]
     kinds = [kind for kind in get_args(field.annotation) if kind is not NoneType]
     is_optional = NoneType in get_args(field.annotation)

@@ -6,7 +6,16 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field
 
-GROUPS = ("Model", "Data", "Length of the run", "Optimization", "Sharding and precision", "LoRA", "Output")
+GROUPS = (
+    "Model",
+    "Data",
+    "Length of the run",
+    "Optimization",
+    "Sharding and precision",
+    "LoRA",
+    "Evaluation",
+    "Output",
+)
 
 
 def option(default: Any, help: str, *, group: str, unit: str = "", **limits: Any) -> Any:

@@ -11,6 +11,8 @@ from xtuner.errors import UsageError
 from xtuner.v1.config.option import Options, expand_home, option
 from xtuner.v1.config.parts import AttentionChoice, DatasetConfig, FSDPConfig, LoraConfig
 
+TrackerName = Literal["tensorboard", "wandb", "trackio"]
+
 
 class TrainerConfig(Options):
     """Everything that decides a run; the same values on the same data and world size give the same run.
@@ -39,7 +41,9 @@ class TrainerConfig(Options):
         (), "Data with a ratio and a format each; in a config file a list, as a flag JSON.", group="Data"
     )
     dataset_format: FormatName = option(
-        "auto", "Shape of the rows of --dataset; auto looks at the first row of each file.", group="Data"
+        "auto",
+        "Shape of the rows of --dataset and --eval-dataset; auto looks at the first row of each file.",
+        group="Data",
     )
     mask_policy: MaskPolicy = option(
         "all-assistant", "Which text is trained; a message's own `loss` wins.", group="Data"
@@ -114,8 +118,54 @@ class TrainerConfig(Options):
     )
     fsdp_config: FSDPConfig = FSDPConfig()
     lora: LoraConfig = LoraConfig()
+    eval_dataset: tuple[Path, ...] = option(
+        (),
+        "File of chats to evaluate on, directory or glob; may be given several times. Read like --dataset.",
+        group="Evaluation",
+        unit="path",
+    )
+    eval_interval: int | None = option(
+        None,
+        "Optimizer steps between evaluations; one before the first step and one after the last come besides.  "
+        "[default: one epoch]",
+        group="Evaluation",
+        unit="steps",
+        ge=1,
+    )
+    eval_max_packs: int | None = option(
+        None,
+        "Evaluate on this many packs at most, the same ones each time.  [default: all]",
+        group="Evaluation",
+        unit="sequences",
+        ge=1,
+    )
+    early_stopping_patience: int | None = option(
+        None,
+        "End the run after this many evaluations in a row without improvement.  [default: never]",
+        group="Evaluation",
+        unit="evaluations",
+        ge=1,
+    )
+    early_stopping_min_delta: float = option(
+        0.0, "A smaller drop of the evaluation loss is no improvement.", group="Evaluation", unit="nats", ge=0
+    )
+    eval_generations: int = option(
+        0,
+        "Chats of the evaluation data whose last turn the model writes anew at each evaluation.",
+        group="Evaluation",
+        unit="chats",
+        ge=0,
+    )
+    eval_generation_tokens: int = option(
+        128, "Longest reply of --eval-generations.", group="Evaluation", unit="tokens", ge=1
+    )
     work_dir: Path = option(
         Path("work_dirs"), "Directory that holds the runs; each run gets its own inside.", group="Output"
+    )
+    report_to: tuple[TrackerName, ...] = option(
+        (),
+        "Metric tracker that gets the values of steps and evaluations too; may be given several times.",
+        group="Output",
     )
 
     @field_validator(
@@ -125,11 +175,16 @@ class TrainerConfig(Options):
     def _expand_home(cls, value: object) -> object:
         return expand_home(value)
 
-    @field_validator("dataset", mode="before")
+    @field_validator("dataset", "eval_dataset", mode="before")
     @classmethod
     def _one_or_several(cls, value: object) -> object:
         paths = [value] if isinstance(value, str | Path) else value
         return [expand_home(path) for path in paths] if isinstance(paths, list | tuple) else paths
+
+    @field_validator("report_to", mode="before")
+    @classmethod
+    def _one_tracker_or_several(cls, value: object) -> object:
+        return [value] if isinstance(value, str) else value
 
     @field_validator("datasets", mode="before")
     @classmethod
@@ -164,6 +219,18 @@ class TrainerConfig(Options):
             )
         if self.lr_min > self.lr:
             raise UsageError(f"--lr-min {self.lr_min:g} is above --lr {self.lr:g}", hint="lower --lr-min or raise --lr")
+        self._check_evaluation()
+
+    def _check_evaluation(self) -> None:
+        if self.eval_dataset:
+            return
+        needy = ("eval_interval", "eval_max_packs", "early_stopping_patience", "eval_generations")
+        for name in needy:
+            if getattr(self, name):
+                raise UsageError(
+                    f"--{name.replace('_', '-')} {getattr(self, name)} is given without --eval-dataset",
+                    hint="pass --eval-dataset FILE.jsonl, chats that are not trained on",
+                )
 
     def check_world_size(self, world_size: int) -> None:
         """Raise `UsageError` when `world_size` ranks cannot share the global batch evenly."""
@@ -195,6 +262,11 @@ class TrainerConfig(Options):
         """All data, from `dataset` and `datasets`."""
         plain = [SourceSpec(str(path), format=self.dataset_format) for path in self.dataset]
         return plain + [SourceSpec(str(data.path), data.ratio, data.format) for data in self.datasets]
+
+    @property
+    def eval_specs(self) -> list[SourceSpec]:
+        """The evaluation data; no items where there is none."""
+        return [SourceSpec(str(path), format=self.dataset_format) for path in self.eval_dataset]
 
     @property
     def tokenizer_dir(self) -> Path:

@@ -1,5 +1,6 @@
 """Packs to micro-batches: `fetch(step)` depends on nothing but the data, the seed and the step."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -7,6 +8,7 @@ import torch
 
 from xtuner.data.order import packs_of_step, share_among_ranks
 from xtuner.data.prepared import PreparedData
+from xtuner.data.tokenize import TokenSequence
 
 
 @dataclass(frozen=True)
@@ -115,26 +117,27 @@ class Batches:
         packs = packs_of_step(step - 1, self._sequences_per_step, self._data.num_packs, self._seed)
         shares = share_among_ranks([self._data.pack_cost(pack) for pack in packs], self._world_size)
         return StepBatch(
-            [self._micro_batch(packs[index]) for index in shares[self._rank]],
+            [make_micro_batch(self._data.pack(packs[i]), self._pad_multiple) for i in shares[self._rank]],
             sum(self._data.num_targets(pack) for pack in packs),
         )
 
-    def _micro_batch(self, pack: int) -> MicroBatch:
-        sequences = self._data.pack(pack)
-        lengths = [len(sequence) for sequence in sequences]
-        num_padding = -sum(lengths) % self._pad_multiple
-        ids = np.concatenate([*(sequence.ids for sequence in sequences), np.zeros(num_padding, np.int32)])
-        is_target = np.concatenate([*(sequence.is_trained for sequence in sequences), np.zeros(num_padding, np.bool_)])
-        # Position i predicts token i + 1; the first token of a document is nobody's target.
-        is_target[np.cumsum([0, *lengths[:-1]])] = False
-        positions = np.flatnonzero(is_target) - 1
-        ids = ids.astype(np.int64)
-        document_lengths = [*lengths, num_padding] if num_padding else lengths
-        return MicroBatch(
-            input_ids=torch.from_numpy(ids)[None],
-            position_ids=torch.cat([torch.arange(length) for length in document_lengths])[None],
-            document_lengths=document_lengths,
-            target_positions=torch.from_numpy(positions),
-            targets=torch.from_numpy(ids[positions + 1]),
-            num_padding=num_padding,
-        )
+
+def make_micro_batch(sequences: Sequence[TokenSequence], pad_multiple: int = 1) -> MicroBatch:
+    """The pack of `sequences`, in their order; for `pad_multiple` see `Batches`."""
+    lengths = [len(sequence) for sequence in sequences]
+    num_padding = -sum(lengths) % pad_multiple
+    ids = np.concatenate([*(sequence.ids for sequence in sequences), np.zeros(num_padding, np.int32)])
+    is_target = np.concatenate([*(sequence.is_trained for sequence in sequences), np.zeros(num_padding, np.bool_)])
+    # Position i predicts token i + 1; the first token of a document is nobody's target.
+    is_target[np.cumsum([0, *lengths[:-1]])] = False
+    positions = np.flatnonzero(is_target) - 1
+    ids = ids.astype(np.int64)
+    document_lengths = [*lengths, num_padding] if num_padding else lengths
+    return MicroBatch(
+        input_ids=torch.from_numpy(ids)[None],
+        position_ids=torch.cat([torch.arange(length) for length in document_lengths])[None],
+        document_lengths=document_lengths,
+        target_positions=torch.from_numpy(positions),
+        targets=torch.from_numpy(ids[positions + 1]),
+        num_padding=num_padding,
+    )

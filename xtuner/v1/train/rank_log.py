@@ -21,6 +21,10 @@ class RankLog:
         """Log a sentence."""
         self._write(format_log(text, "INFO", datetime.now(), self._rank))
 
+    def warning(self, text: str) -> None:
+        """Log what goes wrong beside the training."""
+        self._write(format_log(text, "WARNING", datetime.now(), self._rank))
+
     def error(self, text: str) -> None:
         """Log what went wrong; each line of `text` becomes one of the log."""
         for line in text.splitlines():

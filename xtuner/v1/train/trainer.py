@@ -13,10 +13,10 @@ from xtuner.data.prepared import PreparedData
 from xtuner.data.report import report_lines
 from xtuner.data.template import tokenizer_fingerprint
 from xtuner.errors import StoppedAndSaved, StoppedNotSaved, TrainingFailed, XTunerError
-from xtuner.preflight import check_inputs, prepare_training_data
+from xtuner.preflight import check_inputs, prepare_evaluation_data, prepare_training_data
 from xtuner.run.atomic import write_json
 from xtuner.run.index import rebuild_index
-from xtuner.run.layout import RUN_DIR_VARIABLE, RunDir, point_latest, point_latest_adapter
+from xtuner.run.layout import RUN_DIR_VARIABLE, RunDir
 from xtuner.run.record import describe_run
 from xtuner.run.status import StatusBeat, start_status
 from xtuner.v1.config import TrainerConfig
@@ -35,8 +35,6 @@ from xtuner.v1.engine.isolation import check_isolation
 from xtuner.v1.engine.oom import answer_out_of_memory
 from xtuner.v1.model.attention import require_known_attention, use_attention
 from xtuner.v1.model.build import build_meta_model, read_model_config
-from xtuner.v1.model.export import export_model
-from xtuner.v1.model.export_lora import export_adapter
 from xtuner.v1.model.initialize import initialize_buffers, initialize_weights
 from xtuner.v1.model.load import load_weights
 from xtuner.v1.model.lora import add_adapters, describe_adapters, initialize_adapters, store_frozen_as
@@ -44,9 +42,12 @@ from xtuner.v1.model.shard import compute_dtype, shard_model
 from xtuner.v1.optim.adamw import build_adamw
 from xtuner.v1.optim.schedule import learning_rate
 from xtuner.v1.train.data_log import PAD_MULTIPLE, plan_lines, progress_log
+from xtuner.v1.train.evaluate import Evaluation
+from xtuner.v1.train.exporter import Exporter
 from xtuner.v1.train.meter import Meter
 from xtuner.v1.train.rank_log import RankLog
 from xtuner.v1.train.signals import die_with_parent, raise_on_stop_signals
+from xtuner.v1.train.trackers import Trackers
 
 
 class Trainer:
@@ -65,6 +66,7 @@ class Trainer:
         self.ranks = Ranks.from_environment()
         check_inputs(config, self.ranks.world_size)
         data = prepare_training_data(config, progress_log(self.ranks))
+        eval_data = prepare_evaluation_data(config, progress_log(self.ranks))
         model_config = read_model_config(config.load_from or _required(config.model_cfg))
         self.model = build_meta_model(model_config)
         if config.load_from:
@@ -86,15 +88,33 @@ class Trainer:
         self.total_steps = config.total_step or (config.epoch_num or 1) * self._batches.steps_per_epoch()
         self._beat = _start_beat(self.run_dir, self.total_steps) if self.ranks.is_first else None
         require_same_everywhere(fingerprint, "the prepared data")
+        require_same_everywhere(eval_data.fingerprint() if eval_data else "", "the prepared evaluation data")
         self._attention = _choose_attention(self.model, mesh, config)
         self._log_start(data, mesh)
         with answer_out_of_memory(self.model, config, mesh.device_type, step=0):
             self._engine = _build_engine(self.model, mesh, config)
         self._meter = Meter(self._engine.device, ModelFlops.of_model(self.model))
+        is_first = self.ranks.is_first
+        self._exporter = Exporter(self.model, config, self.run_dir, self._log, is_writer=is_first)
+        self._trackers = Trackers(config.report_to if is_first else (), config, self.run_dir, self._log)
+        self._evaluation = Evaluation(
+            self._engine,
+            eval_data,
+            config,
+            ranks=self.ranks,
+            run_dir=self.run_dir,
+            log=self._log,
+            trackers=self._trackers,
+            exporter=self._exporter,
+            steps_per_epoch=self._batches.steps_per_epoch(),
+            total_steps=self.total_steps,
+            set_status=self._set_status,
+        )
 
     def fit(self) -> Path:
         """Train all steps, export the model, leave the process group, and return the exported directory."""
         self._set_status(state="running")
+        self._evaluation.before_training()
         for step in range(1, self.total_steps + 1):
             self._meter.begin()
             batch = self._batches.fetch(step)
@@ -103,11 +123,16 @@ class Trainer:
             self.step = step
             with answer_out_of_memory(self.model, self.config, self._engine.device.type, step=step, batch=batch):
                 outcome = self._engine.train_step(batch, lr)
-            self._log.step(step, self.total_steps, self._meter.measure(batch, outcome, lr))
+            values = self._meter.measure(batch, outcome, lr)
+            self._log.step(step, self.total_steps, values)
+            self._trackers.step(step, values)
             self._set_status(step=step, step_at=time.time())
-        exported = self._export()
+            if self._evaluation.ends_run_after(step):
+                break
+        self._set_status(state="exporting")
+        exported = self._exporter.export_latest(self.step)
         wait_for_all()  # nobody leaves while the first rank still writes
-        self._set_status(state="finished", exit_code=0)
+        self._set_status(state="finished", exit_code=0, message=self._evaluation.why_ended_early)
         self._close()
         return exported
 
@@ -121,6 +146,8 @@ class Trainer:
         self._refresh_index()
 
     def _close(self) -> None:
+        self._evaluation.close()
+        self._trackers.close()
         if self._beat:
             self._beat.stop()
         self._refresh_index()
@@ -137,33 +164,6 @@ class Trainer:
             warmup_ratio=config.warmup_ratio,
             scheduler_type=config.scheduler_type,
         )
-
-    def _export(self) -> Path:
-        self._set_status(state="exporting")
-        adapter = self._export_adapter() if self.config.lora.rank else None
-        if adapter and not self.config.lora.exports_model:
-            return adapter
-        directory = self.run_dir.export(self.total_steps)
-        export_model(
-            self.model,
-            directory,
-            source=self.config.load_from,
-            tokenizer_dir=self.config.tokenizer_dir,
-            chat_template=self.config.chat_template,
-            is_writer=self.ranks.is_first,
-        )
-        if self.ranks.is_first:
-            point_latest(self.run_dir, self.total_steps)
-            self._log.info(f"exported to {directory}")
-        return directory
-
-    def _export_adapter(self) -> Path:
-        directory = self.run_dir.adapter(self.total_steps)
-        export_adapter(self.model, directory, is_writer=self.ranks.is_first)
-        if self.ranks.is_first:
-            point_latest_adapter(self.run_dir, self.total_steps)
-            self._log.info(f"exported the adapter to {directory}")
-        return directory
 
     def _log_start(self, data: PreparedData, mesh: DeviceMesh) -> None:
         if not self.ranks.is_first:

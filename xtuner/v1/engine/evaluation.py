@@ -1,0 +1,73 @@
+"""How good a model is on packs it is not trained on: a forward pass over each, and sums over all ranks."""
+
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import torch
+import torch.distributed as dist
+from torch.distributed.fsdp import FSDPModule
+from transformers import PreTrainedModel
+
+from xtuner.v1.datasets.eval_batches import EvalBatch
+from xtuner.v1.engine.engine import TrainEngine
+
+
+@dataclass(frozen=True)
+class EvalOutcome:
+    """An evaluation over all ranks.
+
+    Attributes:
+        loss: mean negative log-likelihood per trained token, nats.
+        token_accuracy: share of the trained tokens that the model finds most likely, 0 to 1.
+        num_tokens: trained tokens that were evaluated.
+    """
+
+    loss: float
+    token_accuracy: float
+    num_tokens: int
+
+    @property
+    def perplexity(self) -> float:
+        """exp(loss); infinity where that is no float."""
+        try:
+            return math.exp(self.loss)
+        except OverflowError:
+            return math.inf
+
+
+@torch.no_grad()
+def evaluate(engine: TrainEngine, batches: Iterable[EvalBatch]) -> EvalOutcome:
+    """Evaluate the model of `engine` as it is; every rank must call it, with equally many batches.
+
+    The loss is (sum over the trained tokens of all ranks) / (their number): packs and ranks with few tokens weigh
+    little, and how the packs are shared among ranks changes nothing.
+    """
+    model = engine.model
+    was_training = model.training
+    model.eval()  # no dropout
+    sums = torch.zeros(3, dtype=torch.float64, device=engine.device)
+    try:
+        for batch in batches:
+            terms = engine.loss_terms(batch.micro_batch.to(engine.device))
+            if batch.counts:
+                num_targets = terms.cross_entropy.new_tensor(batch.micro_batch.num_targets, dtype=torch.float64)
+                sums += torch.stack([terms.cross_entropy.double(), terms.num_correct.double(), num_targets])
+    finally:
+        model.train(was_training)
+    reshard(model)
+    dist.all_reduce(sums)
+    cross_entropy, num_correct, num_targets_in_all = sums.tolist()
+    return EvalOutcome(cross_entropy / num_targets_in_all, num_correct / num_targets_in_all, int(num_targets_in_all))
+
+
+def reshard(model: PreTrainedModel) -> None:
+    """Let FSDP free the weights it gathered.
+
+    It keeps those of the root (and with --fsdp-config.no-reshard-after-forward, of all blocks) for a backward pass
+    that does not come here. Until then the model's parameters are the gathered ones, in the dtype of computing, and
+    an export would write those.
+    """
+    for module in model.modules():
+        if isinstance(module, FSDPModule):
+            module.reshard()
