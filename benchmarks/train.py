@@ -99,9 +99,18 @@ def main() -> None:
             from loss_curve import compare_losses
 
             compare_losses(programs, args.num_steps or 200, args.curve_image)
+        elif CASES[name].dtype == "bfloat16" and not has_bf16_products():
+            print(f"\n{name}: not measured, this CPU has no instructions for bf16 products")
         else:
             case = CASES[name]
             compare(programs, name, replace(case, num_steps=args.num_steps or case.num_steps), args.rounds)
+
+
+def has_bf16_products() -> bool:
+    """Whether this CPU multiplies bf16 matrices itself; without, PyTorch needs a hundred times as long as for fp32."""
+    import torch
+
+    return bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
 
 
 # --- Running the programs ---
