@@ -5,6 +5,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from safetensors import safe_open
+from torch.distributed import ProcessGroup
 from torch.distributed.device_mesh import DeviceMesh
 
 from xtuner.data.packing import PackPlan
@@ -38,6 +39,7 @@ def engine(
     sgd: bool = False,
     max_grad_norm: float = 1.0,
     fsdp: FSDPConfig | None = None,
+    sequence_group: ProcessGroup | None = None,
 ) -> TrainEngine:
     """An engine with AdamW as in training, or with SGD, whose step at lr 1 is the gradient itself."""
     model = sharded_model(mesh, model_dir, fsdp)
@@ -46,7 +48,7 @@ def engine(
         if sgd
         else build_adamw(model, lr=1e-3, betas=(0.9, 0.95), weight_decay=0.01)
     )
-    return TrainEngine(model, optimizer, mesh=mesh, max_grad_norm=max_grad_norm)
+    return TrainEngine(model, optimizer, mesh=mesh, sequence_group=sequence_group, max_grad_norm=max_grad_norm)
 
 
 def prepared(packs: list[list[tuple[int, int]]], seed: int = 0) -> PreparedData:

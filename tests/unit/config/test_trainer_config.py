@@ -42,6 +42,7 @@ PUBLIC_FLAGS = [
     "--z-loss",
     "--max-grad-norm",
     "--attention",
+    "--sp-size",
     "--fsdp-config.cpu-offload",
     "--fsdp-config.compute-dtype",
     "--fsdp-config.hsdp-sharding-size",

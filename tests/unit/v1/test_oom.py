@@ -2,6 +2,7 @@
 
 import engine_parts
 import pytest
+import ranks
 import torch
 
 from xtuner.errors import TrainingFailed
@@ -78,3 +79,17 @@ def test_other_errors_pass():
         answer_out_of_memory(torch.nn.Linear(1, 1), TrainerConfig(), "cpu", step=1),
     ):
         raise RuntimeError("shape mismatch")
+
+
+def test_sharing_packs_is_advice_where_there_are_ranks_for_it(tiny_model, tmp_path):
+    [alone] = ranks.run_ranks(1, _advice, tmp_path / "1", tiny_model("qwen3"))
+    assert "--sp-size" not in alone
+    for hint in ranks.run_ranks(2, _advice, tmp_path / "2", tiny_model("qwen3")):
+        assert "--sp-size 2" in hint
+
+
+def _advice(mesh, model_dir):
+    from xtuner.v1.engine.oom import _what_helps
+
+    shares = memory_shares(engine_parts.sharded_model(mesh, model_dir), TrainerConfig(), "cpu", 2**16)
+    return _what_helps(shares, TrainerConfig(), "cpu")

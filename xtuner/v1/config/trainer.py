@@ -116,6 +116,14 @@ class TrainerConfig(Options):
         "Attention kernel; auto takes flash-attention 3 or 2 where installed, else PyTorch's own.",
         group="Sharding and precision",
     )
+    sp_size: int = option(
+        1,
+        "Neighbouring ranks that share each pack, for packs too long for one device (Ulysses sequence parallel). "
+        "Divides the number of ranks and of attention heads.",
+        group="Sharding and precision",
+        unit="ranks",
+        ge=1,
+    )
     fsdp_config: FSDPConfig = FSDPConfig()
     lora: LoraConfig = LoraConfig()
     eval_dataset: tuple[Path, ...] = option(
@@ -234,11 +242,17 @@ class TrainerConfig(Options):
 
     def check_world_size(self, world_size: int) -> None:
         """Raise `UsageError` when `world_size` ranks cannot share the global batch evenly."""
-        num_sequences = self.sequences_per_step(world_size)
-        if num_sequences % world_size:
-            next_multiple = (num_sequences // world_size + 1) * world_size
+        if world_size % self.sp_size:
             raise UsageError(
-                f"--global-batch-size {num_sequences} is not a multiple of the {world_size} ranks",
+                f"--sp-size {self.sp_size} does not divide the {world_size} ranks",
+                hint="use a divisor of the number of ranks; more than one needs as many ranks",
+            )
+        num_sequences, num_groups = self.sequences_per_step(world_size), world_size // self.sp_size
+        if num_sequences % num_groups:
+            next_multiple = (num_sequences // num_groups + 1) * num_groups
+            ranks = f"{num_groups} ranks" if self.sp_size == 1 else f"{num_groups} groups of {self.sp_size} ranks"
+            raise UsageError(
+                f"--global-batch-size {num_sequences} is not a multiple of the {ranks}",
                 hint=f"use --global-batch-size {next_multiple}, or another number of ranks",
             )
         sharding_size = self.fsdp_config.hsdp_sharding_size
@@ -250,7 +264,7 @@ class TrainerConfig(Options):
 
     def sequences_per_step(self, world_size: int) -> int:
         """Packed sequences in one optimizer step over all ranks."""
-        return self.global_batch_size if self.global_batch_size is not None else world_size
+        return self.global_batch_size if self.global_batch_size is not None else world_size // self.sp_size
 
     @property
     def row_limit(self) -> int:

@@ -1,7 +1,7 @@
 """Packs to micro-batches: `fetch(step)` depends on nothing but the data, the seed and the step."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -13,15 +13,17 @@ from xtuner.data.tokenize import TokenSequence
 
 @dataclass(frozen=True)
 class MicroBatch:
-    """One pack of T tokens with N targets, as the model takes it.
+    """One pack of T tokens with N targets, as the model takes it; or one rank's part of a pack, see `part`.
 
     Attributes:
         input_ids: int64 [1, T].
         position_ids: int64 [1, T], starting at 0 in each document.
-        document_lengths: tokens of each document, summing to T.
+        document_lengths: tokens of each document, summing to T; of a part, those of the whole pack.
         target_positions: int64 [N], the positions whose next token is a target.
         targets: int64 [N], those next tokens.
-        num_padding: tokens at the end that belong to no row; they are the last document.
+        num_padding: tokens at the end of the pack that belong to no row; they are the last document.
+        num_parts: ranks that share the pack, each with a part of equal length.
+        index: which part this is.
     """
 
     input_ids: torch.Tensor
@@ -30,11 +32,20 @@ class MicroBatch:
     target_positions: torch.Tensor
     targets: torch.Tensor
     num_padding: int = 0
+    num_parts: int = 1
+    index: int = 0
+
+    @property
+    def row_lengths(self) -> list[int]:
+        """Tokens of the documents that are rows; of a part, those of the whole pack."""
+        return self.document_lengths[:-1] if self.num_padding else self.document_lengths
 
     @property
     def num_tokens(self) -> int:
         """Tokens of the rows, without padding."""
-        return self.input_ids.shape[1] - self.num_padding
+        length = self.input_ids.shape[1]
+        rows_end = length * self.num_parts - self.num_padding
+        return min(max(rows_end - self.index * length, 0), length)
 
     @property
     def num_targets(self) -> int:
@@ -43,13 +54,51 @@ class MicroBatch:
 
     def to(self, device: torch.device) -> "MicroBatch":
         """The same on `device`."""
-        return MicroBatch(
-            self.input_ids.to(device, non_blocking=True),
-            self.position_ids.to(device, non_blocking=True),
-            self.document_lengths,
-            self.target_positions.to(device, non_blocking=True),
-            self.targets.to(device, non_blocking=True),
-            self.num_padding,
+        return replace(
+            self,
+            input_ids=self.input_ids.to(device, non_blocking=True),
+            position_ids=self.position_ids.to(device, non_blocking=True),
+            target_positions=self.target_positions.to(device, non_blocking=True),
+            targets=self.targets.to(device, non_blocking=True),
+        )
+
+    def part(self, index: int, num_parts: int) -> "MicroBatch":
+        """The tokens of rank `index` of the `num_parts` that share the pack, and the targets that they predict.
+
+        The parts are equally long, and their targets are as many as those of the pack; a part may have none.
+        """
+        if num_parts == 1:
+            return self
+        pack = self._padded_to_multiple(num_parts)
+        length = pack.input_ids.shape[1] // num_parts
+        begin, end = index * length, (index + 1) * length
+        is_here = (pack.target_positions >= begin) & (pack.target_positions < end)
+        return replace(
+            pack,
+            input_ids=pack.input_ids[:, begin:end],
+            position_ids=pack.position_ids[:, begin:end],
+            target_positions=pack.target_positions[is_here] - begin,
+            targets=pack.targets[is_here],
+            num_parts=num_parts,
+            index=index,
+        )
+
+    def _padded_to_multiple(self, multiple: int) -> "MicroBatch":
+        missing = -self.input_ids.shape[1] % multiple
+        if not missing:
+            return self
+        lengths = list(self.document_lengths)
+        if self.num_padding:
+            lengths[-1] += missing
+        else:
+            lengths.append(missing)
+        begin = lengths[-1] - missing
+        return replace(
+            self,
+            input_ids=torch.cat([self.input_ids, self.input_ids.new_zeros(1, missing)], dim=1),
+            position_ids=torch.cat([self.position_ids, torch.arange(begin, lengths[-1])[None]], dim=1),
+            document_lengths=lengths,
+            num_padding=self.num_padding + missing,
         )
 
 
@@ -82,10 +131,11 @@ class Batches:
 
     Args:
         data: what was prepared, the same on every rank.
-        rank: this rank.
-        world_size: ranks that share a step.
+        rank: this rank; of ranks that share packs, their group.
+        world_size: ranks, or groups of them, that share a step.
         sequences_per_step: packs in one step, over all ranks.
         seed: decides the order of the packs.
+        part, num_parts: which part of its packs this rank takes, and how many ranks share them.
         pad_multiple: packs are padded to a multiple of this many tokens. The padding is a document of its own
             behind the rows, known by its place and never by its id, so that PAD may be equal to EOS.
     """
@@ -98,6 +148,8 @@ class Batches:
         world_size: int,
         sequences_per_step: int,
         seed: int,
+        part: int = 0,
+        num_parts: int = 1,
         pad_multiple: int = 1,
     ) -> None:
         assert sequences_per_step % world_size == 0, "checked by TrainerConfig.check_world_size"
@@ -106,6 +158,7 @@ class Batches:
         self._world_size = world_size
         self._sequences_per_step = sequences_per_step
         self._seed = seed
+        self._part = part, num_parts
         self._pad_multiple = pad_multiple
 
     def steps_per_epoch(self) -> int:
@@ -117,7 +170,10 @@ class Batches:
         packs = packs_of_step(step - 1, self._sequences_per_step, self._data.num_packs, self._seed)
         shares = share_among_ranks([self._data.pack_cost(pack) for pack in packs], self._world_size)
         return StepBatch(
-            [make_micro_batch(self._data.pack(packs[i]), self._pad_multiple) for i in shares[self._rank]],
+            [
+                make_micro_batch(self._data.pack(packs[i]), self._pad_multiple).part(*self._part)
+                for i in shares[self._rank]
+            ],
             sum(self._data.num_targets(pack) for pack in packs),
         )
 

@@ -30,16 +30,25 @@ class EvalBatches:
         rank: this rank.
         world_size: ranks that share the packs.
         max_packs: the first so many packs are taken; None for all.
-        pad_multiple: as in `Batches`.
+        part, num_parts, pad_multiple: as in `Batches`.
     """
 
     def __init__(
-        self, data: PreparedData, *, rank: int, world_size: int, max_packs: int | None = None, pad_multiple: int = 1
+        self,
+        data: PreparedData,
+        *,
+        rank: int,
+        world_size: int,
+        max_packs: int | None = None,
+        part: int = 0,
+        num_parts: int = 1,
+        pad_multiple: int = 1,
     ) -> None:
         num_packs = min(data.num_packs, max_packs or data.num_packs)
         costs = [data.pack_cost(pack) for pack in range(num_packs)] + [0.0] * (-num_packs % world_size)
         self._data = data
         self._packs = [place if place < num_packs else None for place in share_among_ranks(costs, world_size)[rank]]
+        self._part = part, num_parts
         self._pad_multiple = pad_multiple
         self.num_packs = num_packs
         self.num_targets = sum(data.num_targets(pack) for pack in range(num_packs))
@@ -47,7 +56,8 @@ class EvalBatches:
     def __iter__(self) -> Iterator[EvalBatch]:
         for pack in self._packs:
             sequences = [_IDLE] if pack is None else self._data.pack(pack)
-            yield EvalBatch(make_micro_batch(sequences, self._pad_multiple), counts=pack is not None)
+            micro_batch = make_micro_batch(sequences, self._pad_multiple).part(*self._part)
+            yield EvalBatch(micro_batch, counts=pack is not None)
 
 
 _IDLE = TokenSequence(np.zeros(2, np.int32), np.ones(2, np.bool_))

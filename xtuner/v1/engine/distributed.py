@@ -17,15 +17,32 @@ class Ranks:
     rank: int
     local_rank: int
     world_size: int
+    sp_size: int = 1
 
     @classmethod
-    def from_environment(cls) -> "Ranks":
-        """The values of `RANK`, `LOCAL_RANK` and `WORLD_SIZE`."""
+    def from_environment(cls, *, sp_size: int = 1) -> "Ranks":
+        """The values of `RANK`, `LOCAL_RANK` and `WORLD_SIZE`; `sp_size` neighbouring ranks share each pack."""
         return cls(
             rank=int(os.environ.get("RANK", "0")),
             local_rank=int(os.environ.get("LOCAL_RANK", "0")),
             world_size=int(os.environ.get("WORLD_SIZE", "1")),
+            sp_size=sp_size,
         )
+
+    @property
+    def data_rank(self) -> int:
+        """Which of the groups with packs of their own this rank is in."""
+        return self.rank // self.sp_size
+
+    @property
+    def num_data_ranks(self) -> int:
+        """Groups of ranks with packs of their own."""
+        return self.world_size // self.sp_size
+
+    @property
+    def sequence_rank(self) -> int:
+        """Which part of its packs this rank takes."""
+        return self.rank % self.sp_size
 
     @property
     def is_first(self) -> bool:
@@ -66,6 +83,14 @@ def mesh_of_ranks(device_type: str, world_size: int, sharding_size: int | None =
         return init_device_mesh(device_type, (world_size,), mesh_dim_names=("shard",))
     shape = (world_size // sharding_size, sharding_size)
     return init_device_mesh(device_type, shape, mesh_dim_names=("replicate", "shard"))
+
+
+def join_sequence_group(device_type: str, ranks: Ranks) -> dist.ProcessGroup | None:
+    """The group of the ranks that share this rank's packs; None without sharing. Every rank must call it."""
+    if ranks.sp_size == 1:
+        return None
+    shape = (ranks.num_data_ranks, ranks.sp_size)
+    return init_device_mesh(device_type, shape, mesh_dim_names=("data", "sequence")).get_group("sequence")
 
 
 def leave_process_group() -> None:

@@ -21,7 +21,7 @@ class StepOutcome:
     """What a step did.
 
     Attributes:
-        local_loss: mean loss per trained token of this rank, nats.
+        local_loss: mean loss per trained token of this rank's packs, nats.
         reduced_loss: the same over all ranks.
         grad_norm: global L2 norm of the gradient before clipping.
         token_accuracy: share of all ranks' targets that the model finds most likely, 0 to 1.
@@ -40,6 +40,7 @@ class TrainEngine:
         model: sharded and filled; its forward is taught to return the loss.
         optimizer: over the model's parameters.
         mesh: all ranks.
+        sequence_group: the ranks that share this rank's packs, see `MicroBatch.part`; None if it has them alone.
         max_grad_norm: gradients are scaled down to this global L2 norm.
         loss_chunk_size: rows whose logits exist at a time.
         z_loss: weight of log(Z)**2 in the objective; reported losses are without it.
@@ -51,6 +52,7 @@ class TrainEngine:
         optimizer: torch.optim.Optimizer,
         *,
         mesh: DeviceMesh,
+        sequence_group: dist.ProcessGroup | None = None,
         max_grad_norm: float,
         loss_chunk_size: int = 1024,
         z_loss: float = 0.0,
@@ -61,6 +63,7 @@ class TrainEngine:
         self._optimizer = optimizer
         self._max_grad_norm = max_grad_norm
         self._world_size = mesh.size()
+        self._sequence_group = sequence_group
 
     def train_step(self, batch: StepBatch, lr: float) -> StepOutcome:
         """One optimizer step at learning rate `lr`.
@@ -72,16 +75,20 @@ class TrainEngine:
             TrainingFailed: loss or gradient is not finite; raised on every rank, before the weights change.
         """
         scale = self._world_size / batch.global_targets
-        local_sums = torch.zeros(2, dtype=torch.float64, device=self.device)
+        # Cross-entropy, right guesses, targets.
+        local_sums = torch.zeros(3, dtype=torch.float64, device=self.device)
         for micro_batch in batch.micro_batches:
             terms = self.loss_terms(micro_batch.to(self.device))
             (terms.objective * scale).backward()
-            local_sums += torch.stack([terms.cross_entropy, terms.num_correct])
+            num_targets = terms.cross_entropy.new_tensor(micro_batch.num_targets)
+            local_sums += torch.stack([terms.cross_entropy, terms.num_correct, num_targets])
         grad_norm = _as_float(torch.nn.utils.clip_grad_norm_(self.model.parameters(), self._max_grad_norm))
         total_sums = local_sums.clone()
         dist.all_reduce(total_sums)
-        local_loss = local_sums[0].item() / batch.num_targets
-        reduced_loss, token_accuracy = (total_sums / batch.global_targets).tolist()
+        if self._sequence_group is not None:  # a part of a pack may have no target: the loss is that of the packs
+            dist.all_reduce(local_sums, group=self._sequence_group)
+        local_loss = (local_sums[0] / local_sums[2]).item()
+        reduced_loss, token_accuracy, _ = (total_sums / batch.global_targets).tolist()
         if not (math.isfinite(grad_norm) and math.isfinite(reduced_loss)):
             raise TrainingFailed(
                 f"the loss is {reduced_loss} and the gradient norm {grad_norm}; the weights were not updated",
@@ -103,6 +110,7 @@ class TrainEngine:
             document_lengths=batch.document_lengths,
             # Here, once a pack: a kernel that is not given them makes them anew in each layer.
             cu_seqlens=document_bounds(batch.document_lengths).to(self.device, non_blocking=True),
+            **({} if self._sequence_group is None else {"sequence_group": self._sequence_group}),
             use_cache=False,
         )
         return LossTerms(*terms)

@@ -71,13 +71,14 @@ class ModelFlops:
         return self.per_token * sum(lengths) + self.per_target * num_targets + attention
 
     def of_step(self, batch: StepBatch) -> float:
-        """Of what one rank trains in one optimizer step; padding is no work for the model."""
-        lengths = [
-            length
+        """Of what one rank trains in one optimizer step; padding is no work for the model.
+
+        Of a pack that ranks share each has its targets, and the same part of all else.
+        """
+        return sum(
+            self.of_documents(pack.row_lengths, 0) / pack.num_parts + self.per_target * pack.num_targets
             for pack in batch.micro_batches
-            for length in (pack.document_lengths[:-1] if pack.num_padding else pack.document_lengths)
-        ]
-        return self.of_documents(lengths, batch.num_targets)
+        )
 
 
 def _matrix_flops(model: nn.Module, head: nn.Module | None, config: PreTrainedConfig) -> Iterator[float]:

@@ -116,7 +116,7 @@ def _numbers_a_token(text: PreTrainedConfig) -> float:
 
 def _longest_pack(batch: StepBatch | None, config: TrainerConfig) -> int:
     if batch is None:
-        return config.pack_max_length
+        return config.pack_max_length // config.sp_size
     return max(micro_batch.input_ids.shape[1] for micro_batch in batch.micro_batches)
 
 
@@ -132,7 +132,8 @@ def _what_happened(error: BaseException, state: MemoryState, step: int, batch: S
     if batch is not None:
         longest = max(batch.micro_batches, key=lambda micro_batch: micro_batch.input_ids.shape[1])
         document = max(max(micro_batch.document_lengths) for micro_batch in batch.micro_batches)
-        parts.append(f"its longest pack has {longest.input_ids.shape[1]:,} tokens, its longest document {document:,}")
+        pack = "its part of the longest pack" if longest.num_parts > 1 else "its longest pack"
+        parts.append(f"{pack} has {longest.input_ids.shape[1]:,} tokens, its longest document {document:,}")
     parts.append(state.describe())
     return "; ".join(parts)
 
@@ -148,6 +149,8 @@ def _what_helps(shares: MemoryShares, config: TrainerConfig, device_type: str) -
         helps.append((f"--pack-max-length {half_pack}", shares.kept / 2))
     if shares.recomputable:
         helps.append(("--fsdp-config.recompute-ratio 1", shares.recomputable))
+    if dist.is_initialized() and dist.get_world_size() % (2 * config.sp_size) == 0:
+        helps.append((f"--sp-size {2 * config.sp_size}", shares.kept / 2))
     if half_chunk:
         helps.append((f"--loss-chunk-size {half_chunk}", shares.logits / 2))
     if config.load_from and not config.lora.rank:

@@ -9,6 +9,7 @@ from functools import lru_cache
 from typing import Any
 
 import torch
+import torch.distributed as dist
 import torch.nn.functional as F
 from transformers import AttentionInterface, PreTrainedConfig, PreTrainedModel
 
@@ -24,6 +25,7 @@ from xtuner.v1.model.attention_kernels import (
     require_kernel,
 )
 from xtuner.v1.model.document_attention import ScoreRules, attend_documents
+from xtuner.v1.model.sequence_parallel import heads_for_tokens, own_heads, tokens_for_heads
 
 PACKED_ATTENTION = "xtuner_packed"
 _CHOICE = "xtuner_attention"  # the attribute of an attention layer that names its kernel
@@ -49,6 +51,7 @@ def packed_attention(
     s_aux: torch.Tensor | None = None,
     document_lengths: list[int] | None = None,
     cu_seqlens: torch.Tensor | None = None,
+    sequence_group: dist.ProcessGroup | None = None,
     **_: Any,
 ) -> tuple[torch.Tensor, None]:
     """Causal attention inside each document of a pack, with transformers' attention-function signature.
@@ -66,21 +69,26 @@ def packed_attention(
         s_aux: [H] sink logits that take part in the softmax and are dropped after it (GPT-OSS).
         document_lengths: tokens of each document, summing to T; None is one document.
         cu_seqlens: int32 [documents + 1] on the device, the same as sums; made here where it is needed and missing.
+        sequence_group: the ranks that share the pack. T is then this rank's tokens, and `document_lengths` and
+            `cu_seqlens` are those of the whole pack.
 
     Returns:
         The output as [1, T, H, Dv], and None for the weights.
     """
     assert attention_mask is None, "a packed batch carries no mask"
     assert dropout == 0.0, "attention dropout is not supported"
+    value_dim, query_dim = value.shape[-1], query.shape[-1]
+    query, key, value = _to_one_head_dim(query, key, value)
+    if sequence_group is not None:
+        query, key, value = tokens_for_heads(query, key, value, sequence_group)
+        s_aux = None if s_aux is None else own_heads(s_aux, sequence_group)
     lengths = document_lengths or [query.shape[2]]
-    value_dim = value.shape[-1]
     longest = max(lengths)
     rules = ScoreRules(
-        scale=query.shape[-1] ** -0.5 if scaling is None else scaling,
+        scale=query_dim**-0.5 if scaling is None else scaling,
         window=sliding_window if sliding_window is not None and sliding_window < longest else None,
         softcap=softcap,
     )
-    query, key, value = _to_one_head_dim(query, key, value)
     choice: AttentionChoice = getattr(module, _CHOICE, "auto")
     kernel = _choose(choice, query.device, query.dtype, query.shape[-1], softcap is not None, s_aux is not None)
     if kernel == "sdpa":
@@ -90,6 +98,8 @@ def packed_attention(
             cu_seqlens = document_bounds(lengths).to(query.device)
         rows = [tensor[0].transpose(0, 1) for tensor in (query, key, value)]
         out = attend_pack(kernel, rows[0], rows[1], rows[2], PackBounds(cu_seqlens, longest), rules, s_aux)[None]
+    if sequence_group is not None:
+        out = heads_for_tokens(out, sequence_group)
     return out[..., :value_dim], None
 
 

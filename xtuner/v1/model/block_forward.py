@@ -32,6 +32,10 @@ def arrange_forwards(blocks: list[torch.nn.Module], config: FSDPConfig, device_t
         block.forward = forward
 
 
+# What only attention looks at.
+_UNTRACED = ("document_lengths", "sequence_group")
+
+
 class _Sealed:
     """A value that a compiled function hands on without looking at it."""
 
@@ -48,17 +52,15 @@ def _compiled(forward: Callable[..., Any]) -> Callable[..., Any]:
     AttentionInterface.register(PACKED_ATTENTION, _untraced_attention)
     compiled = torch.compile(forward, dynamic=True)
 
-    def run(*args: Any, document_lengths: list[int] | None = None, **inputs: Any) -> Any:
-        return compiled(*args, document_lengths=_Sealed(document_lengths), **inputs)
+    def run(*args: Any, **inputs: Any) -> Any:
+        return compiled(*args, **{**inputs, **{name: _Sealed(inputs.get(name)) for name in _UNTRACED}})
 
     return run
 
 
 def _attention_of_sealed(*args: Any, **inputs: Any) -> tuple[torch.Tensor, None]:
-    lengths = inputs.get("document_lengths")
-    if isinstance(lengths, _Sealed):
-        inputs["document_lengths"] = lengths.value
-    return packed_attention(*args, **inputs)
+    opened = {name: value.value if isinstance(value, _Sealed) else value for name, value in inputs.items()}
+    return packed_attention(*args, **opened)
 
 
 _untraced_attention = torch.compiler.disable(_attention_of_sealed)

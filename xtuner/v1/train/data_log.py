@@ -41,6 +41,8 @@ def plan_lines(data: PreparedData, config: TrainerConfig, world_size: int, total
         fill = 100 * num_tokens / (data.num_packs * config.pack_max_length)
         shape = f"packs: {data.num_packs:,} of at most {config.pack_max_length:,} tokens, {fill:.1f} % full"
     lines = [f"{shape}; {steps_per_epoch:,} steps an epoch, {total_steps:,} steps in all"]
+    if config.sp_size > 1:
+        lines.append(f"sequence parallel: {config.sp_size} neighbouring ranks share each pack")
     if data.num_packs < per_step:
         lines.append(
             f"packs: {num_tokens:,} tokens make {data.num_packs:,} and one step takes {per_step:,}: "

@@ -196,8 +196,10 @@ class Evaluation:
 def _batches(data: PreparedData, config: TrainerConfig, ranks: Ranks) -> EvalBatches:
     return EvalBatches(
         data,
-        rank=ranks.rank,
-        world_size=ranks.world_size,
+        rank=ranks.data_rank,
+        world_size=ranks.num_data_ranks,
+        part=ranks.sequence_rank,
+        num_parts=ranks.sp_size,
         max_packs=config.eval_max_packs,
         pad_multiple=PAD_MULTIPLE if config.packing == "none" else 1,
     )

@@ -6,6 +6,7 @@ import time
 from contextlib import suppress
 from pathlib import Path
 
+from torch.distributed import ProcessGroup
 from torch.distributed.device_mesh import DeviceMesh
 from transformers import PreTrainedModel
 
@@ -25,6 +26,7 @@ from xtuner.v1.engine.distributed import (
     Ranks,
     broadcast_string,
     join_process_group,
+    join_sequence_group,
     leave_process_group,
     require_same_everywhere,
     wait_for_all,
@@ -38,6 +40,7 @@ from xtuner.v1.model.build import build_meta_model, read_model_config
 from xtuner.v1.model.initialize import initialize_buffers, initialize_weights
 from xtuner.v1.model.load import load_weights
 from xtuner.v1.model.lora import add_adapters, describe_adapters, initialize_adapters, store_frozen_as
+from xtuner.v1.model.sequence_parallel import require_even_heads
 from xtuner.v1.model.shard import compute_dtype, shard_model
 from xtuner.v1.optim.adamw import build_adamw
 from xtuner.v1.optim.schedule import learning_rate
@@ -63,7 +66,7 @@ class Trainer:
         die_with_parent()
         self.config = config
         self.step = 0
-        self.ranks = Ranks.from_environment()
+        self.ranks = Ranks.from_environment(sp_size=config.sp_size)
         check_inputs(config, self.ranks.world_size)
         data = prepare_training_data(config, progress_log(self.ranks))
         eval_data = prepare_evaluation_data(config, progress_log(self.ranks))
@@ -71,6 +74,7 @@ class Trainer:
         self.model = build_meta_model(model_config)
         if config.load_from:
             add_adapters(self.model, config.lora, config.load_from)
+        require_even_heads(self.model, config.sp_size)
 
         raise_on_stop_signals()
         mesh = join_process_group(self.ranks, config.fsdp_config.hsdp_sharding_size)
@@ -79,8 +83,10 @@ class Trainer:
         self._log = RankLog(self.run_dir, self.ranks.rank)
         self._batches = Batches(
             data,
-            rank=self.ranks.rank,
-            world_size=self.ranks.world_size,
+            rank=self.ranks.data_rank,
+            world_size=self.ranks.num_data_ranks,
+            part=self.ranks.sequence_rank,
+            num_parts=self.ranks.sp_size,
             sequences_per_step=config.sequences_per_step(self.ranks.world_size),
             seed=config.seed,
             pad_multiple=PAD_MULTIPLE if config.packing == "none" else 1,
@@ -92,7 +98,7 @@ class Trainer:
         self._attention = _choose_attention(self.model, mesh, config)
         self._log_start(data, mesh)
         with answer_out_of_memory(self.model, config, mesh.device_type, step=0):
-            self._engine = _build_engine(self.model, mesh, config)
+            self._engine = _build_engine(self.model, mesh, config, join_sequence_group(mesh.device_type, self.ranks))
         self._meter = Meter(self._engine.device, ModelFlops.of_model(self.model))
         is_first = self.ranks.is_first
         self._exporter = Exporter(self.model, config, self.run_dir, self._log, is_writer=is_first)
@@ -235,7 +241,9 @@ def _choose_attention(model: PreTrainedModel, mesh: DeviceMesh, config: TrainerC
     return use_attention(model, config.attention, mesh.device_type, compute_dtype(config.fsdp_config, mesh.device_type))
 
 
-def _build_engine(model: PreTrainedModel, mesh: DeviceMesh, config: TrainerConfig) -> TrainEngine:
+def _build_engine(
+    model: PreTrainedModel, mesh: DeviceMesh, config: TrainerConfig, sequence_group: ProcessGroup | None
+) -> TrainEngine:
     """Shard the meta model, fill it from disk or at random, and put an optimizer on it."""
     if config.lora.rank and config.load_from:
         store_frozen_as(model, compute_dtype(config.fsdp_config, mesh.device_type), config.load_from)
@@ -254,6 +262,7 @@ def _build_engine(model: PreTrainedModel, mesh: DeviceMesh, config: TrainerConfi
         model,
         optimizer,
         mesh=mesh,
+        sequence_group=sequence_group,
         max_grad_norm=config.max_grad_norm,
         loss_chunk_size=config.loss_chunk_size,
         z_loss=config.z_loss,
