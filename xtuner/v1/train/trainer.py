@@ -34,6 +34,7 @@ from xtuner.v1.engine.distributed import (
 from xtuner.v1.engine.engine import TrainEngine
 from xtuner.v1.engine.flops import ModelFlops
 from xtuner.v1.engine.isolation import check_isolation
+from xtuner.v1.engine.memory import keep_freed_memory
 from xtuner.v1.engine.oom import answer_out_of_memory
 from xtuner.v1.model.attention import require_known_attention, use_attention
 from xtuner.v1.model.build import build_meta_model, read_model_config
@@ -99,6 +100,8 @@ class Trainer:
         self._log_start(data, mesh)
         with answer_out_of_memory(self.model, config, mesh.device_type, step=0):
             self._engine = _build_engine(self.model, mesh, config, join_sequence_group(mesh.device_type, self.ranks))
+        if self._engine.device.type == "cpu":
+            keep_freed_memory()
         self._meter = Meter(self._engine.device, ModelFlops.of_model(self.model))
         is_first = self.ranks.is_first
         self._exporter = Exporter(self.model, config, self.run_dir, self._log, is_writer=is_first)
