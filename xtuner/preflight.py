@@ -41,6 +41,11 @@ def check_inputs(config: "TrainerConfig", world_size: int) -> None:
             f"--lora.rank {config.lora.rank} needs the package peft, which is not installed",
             hint="pip install 'xtuner[lora]'",
         )
+    if config.optimizer == "adamw-8bit" and importlib.util.find_spec("torchao") is None:
+        raise UsageError(
+            "--optimizer adamw-8bit needs the package torchao, which is not installed",
+            hint="pip install 'xtuner[adamw-8bit]'",
+        )
     for name in config.report_to:
         if not _is_installed(name):
             raise UsageError(

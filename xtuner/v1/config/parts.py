@@ -11,6 +11,7 @@ from xtuner.v1.config.option import Options, expand_home, option
 _SHARDING = "Sharding and precision"
 
 AttentionChoice = Literal["auto", "sdpa", "varlen", "flash2", "flash3"]
+OptimizerName = Literal["adamw", "adamw-8bit", "muon"]
 
 
 class DatasetConfig(Options):

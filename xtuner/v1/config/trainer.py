@@ -9,7 +9,7 @@ from pydantic import field_validator
 from xtuner.data.options import FormatName, MaskPolicy, Overlong, Packing, SourceSpec
 from xtuner.errors import UsageError
 from xtuner.v1.config.option import Options, expand_home, option
-from xtuner.v1.config.parts import AttentionChoice, DatasetConfig, FSDPConfig, LoraConfig
+from xtuner.v1.config.parts import AttentionChoice, DatasetConfig, FSDPConfig, LoraConfig, OptimizerName
 
 TrackerName = Literal["tensorboard", "wandb", "trackio"]
 
@@ -80,6 +80,12 @@ class TrainerConfig(Options):
     seed: int = option(
         42, "Seed of the data order and of random weights.", group="Length of the run", ge=0, le=2**63 - 1
     )
+    optimizer: OptimizerName = option(
+        "adamw",
+        "adamw-8bit is AdamW with its state in 8 bits, by torchao; muon orthogonalises the updates of the hidden "
+        "matrices and leaves the rest to AdamW, with updates as large as AdamW's, so that --lr means about the same.",
+        group="Optimization",
+    )
     lr: float = option(6e-5, "Peak learning rate.", group="Optimization", gt=0)
     lr_min: float = option(1e-6, "Learning rate at the last step.", group="Optimization", ge=0)
     scheduler_type: Literal["cosine", "linear", "constant", "wsd"] = option(
@@ -94,9 +100,14 @@ class TrainerConfig(Options):
         ge=0,
         lt=1,
     )
-    weight_decay: float = option(0.01, "AdamW weight decay, on matrices and embeddings.", group="Optimization", ge=0)
+    weight_decay: float = option(
+        0.01, "Weight decay, on matrices and embeddings.", group="Optimization", ge=0
+    )
     adam_beta1: float = option(0.9, "AdamW's first-moment decay.", group="Optimization", ge=0, lt=1)
     adam_beta2: float = option(0.95, "AdamW's second-moment decay.", group="Optimization", ge=0, lt=1)
+    muon_momentum: float = option(
+        0.95, "Muon's decay of the running mean of gradients.", group="Optimization", ge=0, lt=1
+    )
     loss_chunk_size: int = option(
         1024,
         "Rows whose logits exist at a time: fewer take less memory, more are a little faster.",

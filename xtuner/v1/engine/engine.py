@@ -14,6 +14,7 @@ from xtuner.v1.engine.objective import teach_loss
 from xtuner.v1.loss.cross_entropy import LossTerms
 from xtuner.v1.model.attention import document_bounds
 from xtuner.v1.model.shard import whole
+from xtuner.v1.optim.build import AnyOptimizer, set_learning_rate
 
 
 @dataclass(frozen=True)
@@ -49,7 +50,7 @@ class TrainEngine:
     def __init__(
         self,
         model: PreTrainedModel,
-        optimizer: torch.optim.Optimizer,
+        optimizer: AnyOptimizer,
         *,
         mesh: DeviceMesh,
         sequence_group: dist.ProcessGroup | None = None,
@@ -94,8 +95,7 @@ class TrainEngine:
                 f"the loss is {reduced_loss} and the gradient norm {grad_norm}; the weights were not updated",
                 hint="lower --lr, or look at the rows of this step",
             )
-        for group in self._optimizer.param_groups:
-            group["lr"] = lr
+        set_learning_rate(self._optimizer, lr)
         self._optimizer.step()
         self._optimizer.zero_grad(set_to_none=True)
         return StepOutcome(local_loss, reduced_loss, grad_norm, token_accuracy)

@@ -13,15 +13,17 @@ import torch.distributed as dist
 from transformers import PreTrainedConfig, PreTrainedModel
 
 from xtuner.errors import TrainingFailed
-from xtuner.v1.config import TrainerConfig
+from xtuner.v1.config import OptimizerName, TrainerConfig
 from xtuner.v1.datasets.batches import StepBatch
 from xtuner.v1.engine.memory import MemoryState, memory_state
 from xtuner.v1.model.attention import head_dim
 from xtuner.v1.model.block_forward import recompute_ratio
+from xtuner.v1.model.matrices import hidden_matrices
 from xtuner.v1.model.shard import compute_dtype, local_part
+from xtuner.v1.optim.build import STATE_BYTES
 
 _GIB = 2**30
-_MASTER_BYTES = 4  # parameters that are trained, their gradients and each of AdamW's two moments are fp32
+_MASTER_BYTES = 4  # parameters that are trained and their gradients are fp32
 _LOGITS_COPIES = 3  # of a chunk, in fp32: logits, their softmax, the gradient
 _WORTH_SAYING = 0.01  # GiB
 
@@ -33,7 +35,8 @@ class MemoryShares:
     Attributes:
         parameters: this rank's shards.
         gradients: of the parameters that are trained.
-        optimizer: AdamW's two moments of the same.
+        optimizer: its state of the same, as configured.
+        saved_by_8bit: what of `optimizer` 8-bit AdamW would free.
         kept: what blocks keep for the backward pass of the longest pack, as configured.
         recomputable: what of `kept` recomputing every block would free.
         logits: one chunk of the loss.
@@ -42,6 +45,7 @@ class MemoryShares:
     parameters: float
     gradients: float
     optimizer: float
+    saved_by_8bit: float
     kept: float
     recomputable: float
     logits: float
@@ -99,11 +103,19 @@ def memory_shares(model: PreTrainedModel, config: TrainerConfig, device_type: st
     return MemoryShares(
         parameters=sum(local_part(p).numel() * p.element_size() for p in parameters) / _GIB,
         gradients=trained * _MASTER_BYTES / _GIB,
-        optimizer=2 * trained * _MASTER_BYTES / _GIB,
+        optimizer=_state_gib(model, config.optimizer),
+        saved_by_8bit=max(0.0, _state_gib(model, config.optimizer) - _state_gib(model, "adamw-8bit")),
         kept=(hidden_bytes + (1 - ratio) * inner_bytes) / _GIB,
         recomputable=(1 - ratio) * inner_bytes / _GIB,
         logits=min(num_tokens, config.loss_chunk_size) * text.vocab_size * 4 * _LOGITS_COPIES / _GIB,
     )
+
+
+def _state_gib(model: PreTrainedModel, optimizer: OptimizerName) -> float:
+    of_matrices, of_others = STATE_BYTES[optimizer]
+    trained = sum(local_part(parameter).numel() for parameter in model.parameters() if parameter.requires_grad)
+    in_matrices = sum(local_part(weight).numel() for weight in hidden_matrices(model))
+    return (in_matrices * of_matrices + (trained - in_matrices) * of_others) / _GIB
 
 
 def _numbers_a_token(text: PreTrainedConfig) -> float:
@@ -153,6 +165,8 @@ def _what_helps(shares: MemoryShares, config: TrainerConfig, device_type: str) -
         helps.append((f"--sp-size {2 * config.sp_size}", shares.kept / 2))
     if half_chunk:
         helps.append((f"--loss-chunk-size {half_chunk}", shares.logits / 2))
+    if config.optimizer == "adamw":
+        helps.append(("--optimizer adamw-8bit", shares.saved_by_8bit))
     if config.load_from and not config.lora.rank:
         helps.append(("--lora.rank 16", shares.gradients + shares.optimizer))
     helps.append(("twice the ranks", states / 2))

@@ -19,8 +19,8 @@ from xtuner.errors import ModelError, UsageError
 from xtuner.hub.safetensors_header import read_header
 from xtuner.hub.weights import weight_map
 from xtuner.v1.config import LoraConfig
-from xtuner.v1.model.build import decoder_blocks
 from xtuner.v1.model.initialize import seed_of
+from xtuner.v1.model.matrices import linear_layers_and_experts
 from xtuner.v1.model.shard import copy_rows
 
 _ADAPTER = "default"  # peft's name of the only adapter
@@ -191,7 +191,7 @@ def _choose(model: PreTrainedModel, config: LoraConfig) -> tuple[list[str], list
         UsageError: a name of `config` fits none.
         ModelError: no layer is linear.
     """
-    linear, experts = _candidates(model)
+    linear, experts = linear_layers_and_experts(model)
     if not linear and not experts:
         raise ModelError(
             f"{type(model).__name__} has no linear layers in its decoder blocks that LoRA could adapt",
@@ -206,21 +206,6 @@ def _choose(model: PreTrainedModel, config: LoraConfig) -> tuple[list[str], list
                 hint=f"these can be adapted: {', '.join(_suffixes([*linear, *experts], 1))}",
             )
     return _matching_any(linear, config.target_modules), _matching_any(experts, config.target_modules)
-
-
-def _candidates(model: PreTrainedModel) -> tuple[list[str], list[str]]:
-    """What of the decoder blocks can be adapted: linear layers (modules), and stacked experts (parameters)."""
-    inside = {id(module) for block in decoder_blocks(model) for module in block.modules()}
-    linear: list[str] = []
-    experts: list[str] = []
-    for path, module in model.named_modules():
-        if id(module) not in inside:
-            continue
-        if type(module) is nn.Linear:
-            linear.append(path)
-        elif not type(module).__module__.startswith("torch."):  # a convolution of torch's has three dimensions too
-            experts += [f"{path}.{name}" for name, p in module.named_parameters(recurse=False) if p.dim() == 3]
-    return linear, experts
 
 
 def _check_wrapped(model: PreTrainedModel, wanted: set[str]) -> None:

@@ -104,7 +104,7 @@ def _directions(parameters: list[torch.Tensor], velocities: list[torch.Tensor]) 
 
 
 def _exchanged(parameters: list[DTensor], velocities: list[torch.Tensor]) -> list[torch.Tensor]:
-    """`_directions` of up to one cut matrix a rank: rank j gets all rows of matrix j and returns them orthogonalised."""
+    """`_directions` of one cut matrix a rank at most: rank j gets all rows of matrix j and returns them treated."""
     axis = _shard_axis(parameters[0])
     group, num_ranks = parameters[0].device_mesh.get_group(axis), _num_shards(parameters[0])
     rank = dist.get_rank(group)

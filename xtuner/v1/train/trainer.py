@@ -43,12 +43,12 @@ from xtuner.v1.model.load import load_weights
 from xtuner.v1.model.lora import add_adapters, describe_adapters, initialize_adapters, store_frozen_as
 from xtuner.v1.model.sequence_parallel import require_even_heads
 from xtuner.v1.model.shard import compute_dtype, shard_model
-from xtuner.v1.optim.adamw import build_adamw
 from xtuner.v1.optim.schedule import learning_rate
 from xtuner.v1.train.data_log import PAD_MULTIPLE, plan_lines, progress_log
 from xtuner.v1.train.evaluate import Evaluation
 from xtuner.v1.train.exporter import Exporter
 from xtuner.v1.train.meter import Meter
+from xtuner.v1.train.optimizer import describe_optimizer, optimizer_of
 from xtuner.v1.train.rank_log import RankLog
 from xtuner.v1.train.signals import die_with_parent, raise_on_stop_signals
 from xtuner.v1.train.trackers import Trackers
@@ -183,10 +183,11 @@ class Trainer:
         self._log.info(f"run directory: {self.run_dir.path}")
         self._log.info(
             f"model: {type(self.model).__name__}, {num_parameters:,} parameters; compute in {dtype}, "
-            f"{'trained ' if config.lora.rank else ''}parameters, optimizer and gradient reduction in float32"
+            f"{'trained ' if config.lora.rank else ''}parameters and gradient reduction in float32"
         )
         if config.lora.rank:
             self._log.info(describe_adapters(self.model))
+        self._log.info(describe_optimizer(self.model, config))
         self._log.info(f"attention: {self._attention}")
         vocab_size = self.model.config.get_text_config().vocab_size
         for line in report_lines(data, config.row_limit, vocab_size):
@@ -258,12 +259,9 @@ def _build_engine(
     initialize_buffers(model)
     if config.lora.rank:
         initialize_adapters(model, config.seed, mesh.get_rank())
-    optimizer = build_adamw(
-        model, lr=config.lr, betas=(config.adam_beta1, config.adam_beta2), weight_decay=config.weight_decay
-    )
     engine = TrainEngine(
         model,
-        optimizer,
+        optimizer_of(model, config),
         mesh=mesh,
         sequence_group=sequence_group,
         max_grad_norm=config.max_grad_norm,
