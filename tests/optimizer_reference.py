@@ -6,8 +6,8 @@ import zlib
 import torch
 from torch import nn
 
-from xtuner.v1.model.shard import copy_rows
-from xtuner.v1.optim.build import set_learning_rate
+from xtuner.v1.model.shard import copy_rows, local_part
+from xtuner.v1.optim.build import build_optimizer, set_learning_rate, torch_optimizers
 
 LR, BETAS, WEIGHT_DECAY, MOMENTUM = 0.01, (0.9, 0.95), 0.1, 0.9
 RATES = (0.01, 0.02, 0.005, 0.01)  # of the steps; more than one, so that momentum and changes of rate count
@@ -34,6 +34,32 @@ def gradient(name: str, shape: torch.Size, step: int) -> torch.Tensor:
         return full
     spread = torch.linspace(0, -3, shape[-1]).exp()
     return full * spread
+
+
+def optimizer_of_module(name: str, module: nn.Module):
+    """The optimizer of that name, with nothing for Muon to train."""
+    options = {"lr": LR, "betas": BETAS, "weight_decay": WEIGHT_DECAY, "muon_momentum": MOMENTUM}
+    return build_optimizer(name, module, hidden_matrices=[], **options)
+
+
+def state_bytes(optimizer) -> float:
+    """What this rank's part of the state takes, counters of steps aside."""
+    tensors = [
+        local_part(value)
+        for part in torch_optimizers(optimizer)
+        for state in part.state.values()
+        for value in state.values()
+        if isinstance(value, torch.Tensor) and value.dim()
+    ]
+    return sum(part.nbytes for tensor in tensors for part in _stored(tensor))
+
+
+def _stored(tensor: torch.Tensor) -> list[torch.Tensor]:
+    """The tensors that one of 8 bits is made of; others as they are."""
+    if not hasattr(tensor, "__tensor_flatten__"):
+        return [tensor]
+    names, _ = tensor.__tensor_flatten__()
+    return [getattr(tensor, name) for name in names]
 
 
 def drive(named_parameters: dict[str, nn.Parameter], optimizer, rates=RATES, first_step: int = 0) -> None:

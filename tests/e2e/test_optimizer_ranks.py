@@ -8,7 +8,7 @@ import torch
 import torch.distributed.checkpoint as dcp
 from commands import ENTRY, run
 from torch.distributed.checkpoint.state_dict import get_optimizer_state_dict, set_optimizer_state_dict
-from torch.distributed.fsdp import fully_shard
+from torch.distributed.fsdp import CPUOffloadPolicy, OffloadPolicy, fully_shard
 
 from xtuner.run.layout import list_runs
 from xtuner.run.metrics import read_metrics
@@ -30,32 +30,6 @@ CONFIG = TrainerConfig(
 )
 
 
-def _muon_on_model(mesh, model_dir, all_options):
-    """For each set of options the weights before and after steps of Muon and AdamW."""
-    results = []
-    for options in all_options:
-        fsdp = FSDPConfig(**options)
-        size = fsdp.hsdp_sharding_size
-        mesh_here = mesh_of_ranks("cpu", mesh.size(), size) if size else mesh
-        model = engine_parts.sharded_model(mesh_here, model_dir, fsdp)
-        before = engine_parts.full_weights(model)
-        reference.drive(dict(model.named_parameters()), optimizer_of(model, CONFIG))
-        results.append((before, engine_parts.full_weights(model)))
-    return results
-
-
-@pytest.mark.parametrize("architecture", ["qwen3", "gpt_oss"])
-@pytest.mark.parametrize("num_ranks", [1, 2, 4])
-def test_muon_equals_torch_muon_on_whole_weights(tiny_model, tmp_path, architecture, num_ranks):
-    options = [{}, {"cpu_offload": True}] + [{"hsdp_sharding_size": size} for size in (1, 2) if size < num_ranks]
-    of_ranks = ranks.run_ranks(num_ranks, _muon_on_model, tmp_path, tiny_model(architecture), options)
-    expected = reference.after_muon(of_ranks[0][0][0])
-    for before, after in (result for of_rank in of_ranks for result in of_rank):
-        for name, weight in after.items():
-            torch.testing.assert_close(weight, expected[name], rtol=0, atol=1e-6)
-            assert (weight - before[name]).abs().max() > 1e-3, name
-
-
 class _Matrices(torch.nn.Module):
     """Parameters of `SHAPES`, by names that tell which are stacks of experts."""
 
@@ -73,8 +47,23 @@ class _Matrices(torch.nn.Module):
         return {f"model.layers.0.{name}": parameter for name, parameter in self.named_parameters()}
 
 
-def _muon_on_odd_shapes(mesh, sharding_size):
-    mesh = mesh_of_ranks("cpu", mesh.size(), sharding_size) if sharding_size else mesh
+def _muon(mesh, model_dirs, all_options):
+    """Weights before and after steps of Muon and AdamW: of each model and of `SHAPES`, with each set of options."""
+    results = []
+    for options in all_options:
+        fsdp = FSDPConfig(**options)
+        size = fsdp.hsdp_sharding_size
+        mesh_here = mesh_of_ranks("cpu", mesh.size(), size) if size else mesh
+        for model_dir in model_dirs:
+            model = engine_parts.sharded_model(mesh_here, model_dir, fsdp)
+            before = engine_parts.full_weights(model)
+            reference.drive(dict(model.named_parameters()), optimizer_of(model, CONFIG))
+            results.append((before, engine_parts.full_weights(model)))
+        results.append(_muon_on_odd_shapes(mesh_here))
+    return results
+
+
+def _muon_on_odd_shapes(mesh):
     model = _Matrices()
     before = {name: parameter.detach().clone() for name, parameter in model.weights().items()}
     fully_shard(model, mesh=mesh)
@@ -83,13 +72,19 @@ def _muon_on_odd_shapes(mesh, sharding_size):
     return before, {name: parameter.full_tensor().detach() for name, parameter in model.weights().items()}
 
 
-@pytest.mark.parametrize(("num_ranks", "sharding_size"), [(1, None), (2, None), (4, None), (4, 2)])
-def test_rows_may_be_cut_anywhere(tmp_path, num_ranks, sharding_size):
-    for before, after in ranks.run_ranks(num_ranks, _muon_on_odd_shapes, tmp_path, sharding_size):
-        expected = reference.after_muon(before)
-        assert len(after) == len(SHAPES)
-        for name, weight in after.items():
-            torch.testing.assert_close(weight, expected[name], rtol=0, atol=1e-6)
+@pytest.mark.parametrize("num_ranks", [1, 2, 4])
+def test_muon_equals_torch_muon_on_whole_weights(tiny_model, tmp_path, num_ranks):
+    options = [{}, {"cpu_offload": True}] + [{"hsdp_sharding_size": size} for size in (1, 2) if size < num_ranks]
+    model_dirs = [tiny_model("qwen3"), tiny_model("gpt_oss")]
+    of_ranks = ranks.run_ranks(num_ranks, _muon, tmp_path, model_dirs, options)
+    expected = [reference.after_muon(before) for before, _ in of_ranks[0][:3]]
+    for of_rank in of_ranks:
+        assert len(of_rank) == 3 * len(options)
+        for index, (before, after) in enumerate(of_rank):
+            assert after.keys() == expected[index % 3].keys()
+            for name, weight in after.items():
+                torch.testing.assert_close(weight, expected[index % 3][name], rtol=0, atol=1e-6)
+                assert (weight - before[name]).abs().max() > 1e-3, name
 
 
 def test_rows_by_themselves_have_another_direction():
@@ -144,3 +139,45 @@ def test_losses_with_muon_do_not_depend_on_ranks(tiny_model, chats, tmp_path, ar
     assert len(one) == 12 and one[-1] < one[0] - 0.3
     # bfloat16 in the iteration makes of other roundings of a gradient another direction, a little.
     assert two == pytest.approx(one, abs=2e-2)
+
+
+def _in_8_bits(mesh, offload):
+    """How weights moved with fp32 moments and with 8-bit ones, and the bytes of this rank's state; run eagerly."""
+    results = []
+    for name in ("adamw", "adamw-8bit"):
+        torch.manual_seed(0)
+        model = torch.nn.Sequential(*(torch.nn.Linear(256, rows) for rows in (256, 66, 3)))
+        fully_shard(model, mesh=mesh, offload_policy=CPUOffloadPolicy(pin_memory=False) if offload else OffloadPolicy())
+        before = engine_parts.full_weights(model)
+        optimizer = reference.optimizer_of_module(name, model)
+        with torch.compiler.set_stance("force_eager"):  # one rank in test_optimizers.py runs it compiled
+            reference.drive(dict(model.named_parameters()), optimizer)
+        moved = {key: weight - before[key] for key, weight in engine_parts.full_weights(model).items()}
+        results.append((moved, reference.state_bytes(optimizer)))
+    return results
+
+
+@pytest.mark.parametrize("offload", [False, True])
+def test_8_bits_a_moment_are_close_to_adamw_on_two_ranks(tmp_path, offload):
+    pytest.importorskip("torchao")
+    for (exact, exact_bytes), (rounded, rounded_bytes) in ranks.run_ranks(2, _in_8_bits, tmp_path, offload):
+        assert exact.keys() == rounded.keys()
+        for name, moved in exact.items():
+            assert (rounded[name] - moved).norm() < 0.03 * moved.norm(), name
+        assert (rounded["0.weight"] - exact["0.weight"]).norm() > 0
+        assert rounded_bytes < 0.3 * exact_bytes
+
+
+def test_a_run_with_8_bit_adamw(tiny_model, chats, tmp_path):
+    """Few shapes, since each is compiled."""
+    pytest.importorskip("torchao")
+    done = run(
+        *("torchrun", "--nproc-per-node", 2, ENTRY, "--load-from", tiny_model("llama"), "--dataset", chats),
+        *("--work-dir", tmp_path, "--pack-max-length", 512, "--total-step", 3, "--lr", "1e-2"),
+        *("--optimizer", "adamw-8bit", "--lora.rank", 64, "--lora.target-modules", "q_proj"),
+    )
+    assert done.returncode == 0, done.stderr
+    [run_dir] = list_runs(tmp_path)
+    assert "optimizer: AdamW of torchao" in run_dir.rank_log(0).read_text()
+    losses = [record["reduced_llm_loss"] for record in read_metrics(run_dir.rank_metrics(0))]
+    assert len(losses) == 3 and losses[-1] < losses[0]

@@ -100,9 +100,7 @@ class TrainerConfig(Options):
         ge=0,
         lt=1,
     )
-    weight_decay: float = option(
-        0.01, "Weight decay, on matrices and embeddings.", group="Optimization", ge=0
-    )
+    weight_decay: float = option(0.01, "Weight decay, on matrices and embeddings.", group="Optimization", ge=0)
     adam_beta1: float = option(0.9, "AdamW's first-moment decay.", group="Optimization", ge=0, lt=1)
     adam_beta2: float = option(0.95, "AdamW's second-moment decay.", group="Optimization", ge=0, lt=1)
     muon_momentum: float = option(
