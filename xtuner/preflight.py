@@ -36,22 +36,12 @@ def check_inputs(config: "TrainerConfig", world_size: int) -> None:
     """
     config.check()
     config.check_world_size(world_size)
-    if config.lora.rank and importlib.util.find_spec("peft") is None:
-        raise UsageError(
-            f"--lora.rank {config.lora.rank} needs the package peft, which is not installed",
-            hint="pip install 'xtuner[lora]'",
-        )
-    if config.optimizer == "adamw-8bit" and importlib.util.find_spec("torchao") is None:
-        raise UsageError(
-            "--optimizer adamw-8bit needs the package torchao, which is not installed",
-            hint="pip install 'xtuner[adamw-8bit]'",
-        )
+    if config.lora.rank:
+        require_package("peft", f"--lora.rank {config.lora.rank} needs", extra="lora")
+    if config.optimizer == "adamw-8bit":
+        require_package("torchao", "--optimizer adamw-8bit needs", extra="adamw-8bit")
     for name in config.report_to:
-        if not _is_installed(name):
-            raise UsageError(
-                f"--report-to {name} needs the package {name}, which is not installed",
-                hint=f"pip install 'xtuner[{name}]'",
-            )
+        require_package(name, f"--report-to {name} needs", extra=name)
     if config.load_from is not None:
         own_tokenizer = config.tokenizer_path is None
         # Plain text is trained without a chat template: the first chat that needs one asks for it.
@@ -121,7 +111,14 @@ def _prepare(
     return data
 
 
-def _is_installed(package: str) -> bool:
-    """Looked up without importing. A directory of that name is no package: wandb leaves one where it runs."""
-    spec = importlib.util.find_spec(package)
-    return spec is not None and spec.origin is not None
+def require_package(name: str, what_needs: str, *, extra: str) -> None:
+    """Refuse what needs a package that is not installed; looked up without importing.
+
+    Raises:
+        UsageError: it is missing.
+    """
+    spec = importlib.util.find_spec(name)
+    if spec is None or spec.origin is None:  # a directory of that name is no package: wandb leaves one where it runs
+        raise UsageError(
+            f"{what_needs} the package {name}, which is not installed", hint=f"pip install 'xtuner[{extra}]'"
+        )

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING
 
 from xtuner.cli import console
 from xtuner.run.text import visible
+from xtuner.v1.chat.text import OPEN_TAG
 
 if TYPE_CHECKING:
     from xtuner.v1.chat.conversation import Conversation
@@ -12,7 +13,6 @@ if TYPE_CHECKING:
     from xtuner.v1.chat.text import Piece
 
 _DIM, _RESET = "\x1b[2m", "\x1b[0m"
-_OPEN_TAG = "<think>"
 
 
 def answer(
@@ -75,4 +75,4 @@ class _PieceShower:
 
 def _with_tag(begun: str) -> str:
     """The beginning of reasoning with its tag, which some templates have put into the prompt."""
-    return begun if begun.lstrip().startswith(_OPEN_TAG) else f"{_OPEN_TAG}\n{begun}"
+    return begun if begun.lstrip().startswith(OPEN_TAG) else f"{OPEN_TAG}\n{begun}"

@@ -1,6 +1,5 @@
 """What `xtuner chat DIR` means: a model, an adapter and its base, or the newest export of a run."""
 
-import importlib.util
 import json
 import os
 import shlex
@@ -9,6 +8,7 @@ from pathlib import Path
 
 from xtuner.errors import ModelError, UsageError
 from xtuner.hub.model_dir import require_model
+from xtuner.preflight import require_package
 from xtuner.run.layout import RunDir, find_runs, is_run_dir
 
 _ADAPTER_CONFIG = "adapter_config.json"
@@ -71,11 +71,7 @@ def _nothing_exported(path: Path, runs: list[RunDir]) -> UsageError:
 
 
 def _adapter_target(directory: Path, *, is_export: bool) -> ChatTarget:
-    if importlib.util.find_spec("peft") is None:
-        raise UsageError(
-            f"{directory} is a LoRA adapter, and needs the package peft, which is not installed",
-            hint="pip install 'xtuner[lora]'",
-        )
+    require_package("peft", f"{directory} is a LoRA adapter, and needs", extra="lora")
     base = _base_of(directory)
     # Some trainers put tokenizer and template beside the adapter.
     has_own = (directory / "tokenizer.json").is_file() and (directory / "chat_template.jinja").is_file()

@@ -76,13 +76,11 @@ class TrainEngine:
             TrainingFailed: loss or gradient is not finite; raised on every rank, before the weights change.
         """
         scale = self._world_size / batch.global_targets
-        # Cross-entropy, right guesses, targets.
         local_sums = torch.zeros(3, dtype=torch.float64, device=self.device)
         for micro_batch in batch.micro_batches:
             terms = self.loss_terms(micro_batch.to(self.device))
             (terms.objective * scale).backward()
-            num_targets = terms.cross_entropy.new_tensor(micro_batch.num_targets)
-            local_sums += torch.stack([terms.cross_entropy, terms.num_correct, num_targets])
+            local_sums += sums_of(terms, micro_batch)
         grad_norm = _as_float(torch.nn.utils.clip_grad_norm_(self.model.parameters(), self._max_grad_norm))
         total_sums = local_sums.clone()
         dist.all_reduce(total_sums)
@@ -110,10 +108,16 @@ class TrainEngine:
             document_lengths=batch.document_lengths,
             # Here, once a pack: a kernel that is not given them makes them anew in each layer.
             cu_seqlens=document_bounds(batch.document_lengths).to(self.device, non_blocking=True),
-            **({} if self._sequence_group is None else {"sequence_group": self._sequence_group}),
+            sequence_group=self._sequence_group,
             use_cache=False,
         )
         return LossTerms(*terms)
+
+
+def sums_of(terms: LossTerms, batch: MicroBatch) -> torch.Tensor:
+    """Cross-entropy, right guesses and targets of a pack, float64 [3]."""
+    num_targets = terms.cross_entropy.new_tensor(batch.num_targets)
+    return torch.stack([terms.cross_entropy, terms.num_correct, num_targets]).double()
 
 
 def _as_float(norm: torch.Tensor) -> float:

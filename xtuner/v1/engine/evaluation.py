@@ -10,7 +10,8 @@ from torch.distributed.fsdp import FSDPModule
 from transformers import PreTrainedModel
 
 from xtuner.v1.datasets.eval_batches import EvalBatch
-from xtuner.v1.engine.engine import TrainEngine
+from xtuner.v1.engine.engine import TrainEngine, sums_of
+from xtuner.v1.engine.mode import evaluating
 
 
 @dataclass(frozen=True)
@@ -35,6 +36,16 @@ class EvalOutcome:
         except OverflowError:
             return math.inf
 
+    @property
+    def values(self) -> dict[str, float]:
+        """All of it, by the names that records have."""
+        return {
+            "loss": self.loss,
+            "perplexity": self.perplexity,
+            "token_accuracy": self.token_accuracy,
+            "num_tokens": self.num_tokens,
+        }
+
 
 @torch.no_grad()
 def evaluate(engine: TrainEngine, batches: Iterable[EvalBatch]) -> EvalOutcome:
@@ -43,19 +54,13 @@ def evaluate(engine: TrainEngine, batches: Iterable[EvalBatch]) -> EvalOutcome:
     The loss is (sum over the trained tokens of all ranks) / (their number): packs and ranks with few tokens weigh
     little, and how the packs are shared among ranks changes nothing.
     """
-    model = engine.model
-    was_training = model.training
-    model.eval()  # no dropout
     sums = torch.zeros(3, dtype=torch.float64, device=engine.device)
-    try:
+    with evaluating(engine.model):
         for batch in batches:
             terms = engine.loss_terms(batch.micro_batch.to(engine.device))
             if batch.counts:
-                num_targets = terms.cross_entropy.new_tensor(batch.micro_batch.num_targets, dtype=torch.float64)
-                sums += torch.stack([terms.cross_entropy.double(), terms.num_correct.double(), num_targets])
-    finally:
-        model.train(was_training)
-    reshard(model)
+                sums += sums_of(terms, batch.micro_batch)
+    reshard(engine.model)
     dist.all_reduce(sums)
     cross_entropy, num_correct, num_targets_in_all = sums.tolist()
     return EvalOutcome(cross_entropy / num_targets_in_all, num_correct / num_targets_in_all, int(num_targets_in_all))

@@ -4,6 +4,7 @@ import torch
 from transformers import PreTrainedModel
 
 from xtuner.errors import ModelError
+from xtuner.v1.engine.mode import evaluating
 
 _DOCUMENT = 16  # tokens; long enough for any short convolution or state to carry something over
 _TOLERANCE = 0.01  # share of the logits' spread; rounding stays below 1e-5 in fp32 and 5e-3 in bf16
@@ -24,17 +25,16 @@ def check_isolation(model: PreTrainedModel, device: torch.device) -> None:
     generator = torch.Generator().manual_seed(0)
     first, other, second = torch.randint(vocab_size, (3, _DOCUMENT), generator=generator)
     position_ids = torch.arange(_DOCUMENT, device=device).repeat(2)[None]
-    model.eval()  # dropout would make two runs differ by itself
-    logits = [
-        model(
-            input_ids=torch.cat([before, second])[None].to(device),
-            position_ids=position_ids,
-            document_lengths=[_DOCUMENT, _DOCUMENT],
-            use_cache=False,
-        ).logits[0, _DOCUMENT:]
-        for before in (first, other)
-    ]
-    model.train()
+    with evaluating(model):  # dropout would make two runs differ by itself
+        logits = [
+            model(
+                input_ids=torch.cat([before, second])[None].to(device),
+                position_ids=position_ids,
+                document_lengths=[_DOCUMENT, _DOCUMENT],
+                use_cache=False,
+            ).logits[0, _DOCUMENT:]
+            for before in (first, other)
+        ]
     spread = logits[0].float().std()
     change = (logits[0] - logits[1]).float().abs().amax(dim=-1).median()
     if change > _TOLERANCE * spread:

@@ -1,12 +1,12 @@
 """Replies of the model in training: greedy, through the very forward that trains it, weights sharded as they are."""
 
-from collections.abc import Collection, Iterator
-from contextlib import contextmanager
+from collections.abc import Collection
 
 import torch
 import torch.distributed as dist
 from transformers import PreTrainedModel
 
+from xtuner.v1.engine.mode import evaluating
 from xtuner.v1.model.attention import document_bounds
 
 # The length of a pack changes with every token; kernels and allocator see few lengths instead of one for each.
@@ -42,7 +42,7 @@ def greedy_replies(
     assert all(prompts), "a prompt has tokens"
     replies: list[list[int]] = [[] for _ in prompts]
     unfinished = list(range(len(prompts)))
-    with _evaluating(model):
+    with evaluating(model):
         for _ in range(max_new_tokens):
             if not unfinished:
                 break
@@ -71,13 +71,3 @@ def _next_tokens(model: PreTrainedModel, texts: list[list[int]], device: torch.d
     if dist.is_initialized():
         dist.broadcast(tokens, src=0)
     return tokens.tolist()
-
-
-@contextmanager
-def _evaluating(model: PreTrainedModel) -> Iterator[None]:
-    was_training = model.training
-    model.eval()
-    try:
-        yield
-    finally:
-        model.train(was_training)

@@ -30,6 +30,11 @@ def progress_log(ranks: Ranks) -> Callable[[Progress], None] | None:
     return say
 
 
+def pad_multiple(config: TrainerConfig) -> int:
+    """Packs are padded to a multiple of so many tokens; see `Batches`."""
+    return PAD_MULTIPLE if config.packing == "none" else 1
+
+
 def plan_lines(data: PreparedData, config: TrainerConfig, world_size: int, total_steps: int) -> list[str]:
     """Packs, steps and epochs of the run."""
     per_step = config.sequences_per_step(world_size)

@@ -15,7 +15,7 @@ from xtuner.v1.engine.distributed import Ranks
 from xtuner.v1.engine.engine import TrainEngine
 from xtuner.v1.engine.evaluation import EvalOutcome, evaluate
 from xtuner.v1.engine.oom import answer_out_of_memory
-from xtuner.v1.train.data_log import PAD_MULTIPLE
+from xtuner.v1.train.data_log import pad_multiple
 from xtuner.v1.train.exporter import Exporter
 from xtuner.v1.train.generations import Generations
 from xtuner.v1.train.rank_log import RankLog
@@ -102,7 +102,11 @@ class Evaluation:
         self._progress = Progress(config.early_stopping_patience, config.early_stopping_min_delta)
         self.why_ended_early = ""
         self._batches = _batches(data, config, ranks) if data else None
-        self._generations = Generations(engine, data, config, run_dir, log, is_writer=self._is_first) if data else None
+        self._generations = (
+            Generations(engine, data, config, run_dir, log, is_writer=self._is_first)
+            if data and config.eval_generations
+            else None
+        )
         self._records = MetricsWriter(run_dir.eval_metrics) if data and self._is_first else None
         if self._batches and self._is_first:
             self._log.info(
@@ -155,12 +159,6 @@ class Evaluation:
         self._set_status(state="running")
 
     def _tell(self, step: int, outcome: EvalOutcome, time_s: float, *, is_best: bool) -> None:
-        values = {
-            "loss": outcome.loss,
-            "perplexity": outcome.perplexity,
-            "token_accuracy": outcome.token_accuracy,
-            "num_tokens": outcome.num_tokens,
-        }
         self._log.info(
             f"Evaluation at step {step}: loss {outcome.loss:.4f}, perplexity {outcome.perplexity:.2f}, "
             f"token accuracy {100 * outcome.token_accuracy:.1f} % ({outcome.num_tokens:,} tokens)"
@@ -169,21 +167,14 @@ class Evaluation:
         assert self._records is not None
         times = {"timestamp": time.time(), "time": time_s}
         position = {"kind": "eval", "step": step, "total_steps": self._total_steps}
-        self._records.write({**position, **times, **values, "is_best": is_best})
-        self._trackers.evaluation(step, values)
+        self._records.write({**position, **times, **outcome.values, "is_best": is_best})
+        self._trackers.evaluation(step, outcome.values)
 
     def _keep(self, step: int, outcome: EvalOutcome) -> None:
         self._set_status(state="exporting")
         self._exporter.export_best(step)
         if self._is_first:
-            record = {
-                "step": step,
-                "loss": outcome.loss,
-                "perplexity": outcome.perplexity,
-                "token_accuracy": outcome.token_accuracy,
-                "num_tokens": outcome.num_tokens,
-            }
-            write_json(self._run_dir.best_json, without_infinities(record))
+            write_json(self._run_dir.best_json, without_infinities({"step": step, **outcome.values}))
 
     def _verdict(self) -> str:
         progress = self._progress
@@ -201,5 +192,5 @@ def _batches(data: PreparedData, config: TrainerConfig, ranks: Ranks) -> EvalBat
         part=ranks.sequence_rank,
         num_parts=ranks.sp_size,
         max_packs=config.eval_max_packs,
-        pad_multiple=PAD_MULTIPLE if config.packing == "none" else 1,
+        pad_multiple=pad_multiple(config),
     )

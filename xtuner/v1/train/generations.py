@@ -44,11 +44,7 @@ class Generations:
         self._engine = engine
         self._max_new_tokens = config.eval_generation_tokens
         self._log = log
-        self._prompts = (
-            read_prompts(data_request(config, config.eval_specs), config.eval_generations)
-            if config.eval_generations
-            else []
-        )
+        self._prompts = read_prompts(data_request(config, config.eval_specs), config.eval_generations)
         self._records = MetricsWriter(run_dir.generations) if is_writer and self._prompts else None
         files = TokenizerFiles.load(config.tokenizer_dir, config.chat_template)
         self._tokenizer = files.tokenizer

@@ -44,7 +44,7 @@ from xtuner.v1.model.lora import add_adapters, describe_adapters, initialize_ada
 from xtuner.v1.model.sequence_parallel import require_even_heads
 from xtuner.v1.model.shard import compute_dtype, shard_model
 from xtuner.v1.optim.schedule import learning_rate
-from xtuner.v1.train.data_log import PAD_MULTIPLE, plan_lines, progress_log
+from xtuner.v1.train.data_log import pad_multiple, plan_lines, progress_log
 from xtuner.v1.train.evaluate import Evaluation
 from xtuner.v1.train.exporter import Exporter
 from xtuner.v1.train.meter import Meter
@@ -90,7 +90,7 @@ class Trainer:
             num_parts=self.ranks.sp_size,
             sequences_per_step=config.sequences_per_step(self.ranks.world_size),
             seed=config.seed,
-            pad_multiple=PAD_MULTIPLE if config.packing == "none" else 1,
+            pad_multiple=pad_multiple(config),
         )
         self.total_steps = config.total_step or (config.epoch_num or 1) * self._batches.steps_per_epoch()
         self._beat = _start_beat(self.run_dir, self.total_steps) if self.ranks.is_first else None
