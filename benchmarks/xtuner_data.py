@@ -58,7 +58,7 @@ def measure(
 
     from xtuner.v1.datasets.batches import Batches  # torch, which preparing does without
 
-    Batches(prepared, rank=0, world_size=1, sequences_per_step=1, seed=0).fetch(1)
+    Batches(prepared, sequences_per_step=1, seed=0).fetch(1)
     first_batch_s = process_age_s()
     memory.stop()
     counts = prepared.counts

@@ -23,10 +23,12 @@ from xtuner.v1.model.shard import shard_model, whole
 from xtuner.v1.optim.adamw import build_adamw
 
 
-def sharded_model(mesh: DeviceMesh, model_dir: Path, fsdp: FSDPConfig | None = None):
+def sharded_model(
+    mesh: DeviceMesh, model_dir: Path, fsdp: FSDPConfig | None = None, tensor_group: ProcessGroup | None = None
+):
     """The model of `model_dir`, loaded into shards."""
     model = build_meta_model(read_model_config(model_dir))
-    shard_model(model, mesh, fsdp or FSDPConfig())
+    shard_model(model, mesh, fsdp or FSDPConfig(), tensor_group)
     load_weights(model, model_dir)
     initialize_buffers(model)
     return model
@@ -40,9 +42,10 @@ def engine(
     max_grad_norm: float = 1.0,
     fsdp: FSDPConfig | None = None,
     sequence_group: ProcessGroup | None = None,
+    tensor_group: ProcessGroup | None = None,
 ) -> TrainEngine:
     """An engine with AdamW as in training, or with SGD, whose step at lr 1 is the gradient itself."""
-    model = sharded_model(mesh, model_dir, fsdp)
+    model = sharded_model(mesh, model_dir, fsdp, tensor_group)
     optimizer = (
         torch.optim.SGD(model.parameters(), lr=1.0)
         if sgd

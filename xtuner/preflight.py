@@ -45,7 +45,9 @@ def check_inputs(config: "TrainerConfig", world_size: int) -> None:
     if config.load_from is not None:
         own_tokenizer = config.tokenizer_path is None
         # Plain text is trained without a chat template: the first chat that needs one asks for it.
-        require_model(config.load_from, needs_tokenizer=own_tokenizer, needs_chat_template=False)
+        report = require_model(config.load_from, needs_tokenizer=own_tokenizer, needs_chat_template=False)
+        if report.summary and report.summary.num_heads:
+            config.check_num_heads(report.summary.num_heads)
     elif config.model_cfg is not None and not config.model_cfg.exists():
         raise ModelError(f"there is no model config {config.model_cfg}", hint="pass a config.json or its directory")
     check_work_dir(config.work_dir)

@@ -13,6 +13,7 @@ from xtuner.preflight import prepare_evaluation_data
 from xtuner.run.layout import list_runs
 from xtuner.run.metrics import read_metrics
 from xtuner.v1.config import TrainerConfig
+from xtuner.v1.datasets.batches import DataShare
 from xtuner.v1.datasets.eval_batches import EvalBatches
 from xtuner.v1.engine.evaluation import evaluate
 
@@ -20,7 +21,7 @@ PACKS = [[(200, 150)], [(12, 2), (9, 1)], [(90, 5)], [(33, 30), (100, 64)], [(7,
 
 
 def _evaluate(mesh, model_dir, data):
-    batches = EvalBatches(data, rank=mesh.get_local_rank(), world_size=mesh.size())
+    batches = EvalBatches(data, DataShare(mesh.get_local_rank(), mesh.size()))
     outcome = evaluate(engine_parts.engine(mesh, model_dir), batches)
     return outcome.loss, outcome.token_accuracy, outcome.num_tokens
 

@@ -95,7 +95,7 @@ def _adapted(mesh, model_dir):
     shard_model(model, mesh, FSDPConfig())
     load_weights(model, model_dir)
     initialize_buffers(model)
-    initialize_adapters(model, seed=3, rank=mesh.get_rank())
+    initialize_adapters(model, seed=3, dropout_stream=mesh.get_rank())
     return model
 
 

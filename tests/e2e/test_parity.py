@@ -11,7 +11,7 @@ from commands import ENTRY, run
 from xtuner.run.layout import list_runs
 from xtuner.run.metrics import read_metrics
 from xtuner.v1.config import FSDPConfig
-from xtuner.v1.datasets.batches import Batches
+from xtuner.v1.datasets.batches import Batches, DataShare
 from xtuner.v1.model.build import build_meta_model, read_model_config
 from xtuner.v1.model.export import export_model
 from xtuner.v1.model.initialize import initialize_buffers, initialize_weights
@@ -26,8 +26,7 @@ def _gradient(mesh, model_dir, num_packs):
     engine = engine_parts.engine(mesh, model_dir, sgd=True, max_grad_norm=math.inf)
     batches = Batches(
         engine_parts.prepared(PACKS),
-        rank=mesh.get_local_rank(),
-        world_size=mesh.size(),
+        DataShare(mesh.get_local_rank(), mesh.size()),
         sequences_per_step=num_packs,
         seed=0,
     )

@@ -1,94 +1,51 @@
 """Ranks that share each pack train what one rank alone trains."""
 
-import math
-
-import engine_parts
 import pytest
 import ranks
-import torch
 from commands import run
+from parallel_reference import alone, assert_same, step_and_evaluation
 
 from xtuner.run.layout import list_runs
 from xtuner.run.metrics import read_metrics
-from xtuner.v1.config import FSDPConfig
-from xtuner.v1.datasets.batches import Batches
-from xtuner.v1.datasets.eval_batches import EvalBatches
-from xtuner.v1.engine.distributed import Ranks, join_sequence_group, mesh_of_ranks
-from xtuner.v1.engine.evaluation import evaluate
-
-# Odd lengths that no number of ranks divides, and a pack whose only target is at its end: parts without any.
-PACKS = [[(121, 90)], [(12, 2), (9, 1)], [(90, 1)], [(33, 30), (62, 44)]]
-
-
-def _results(mesh, model_dir, sp_size, all_options):
-    """For each set of options gradient, loss, norm and accuracy of one step, and the outcome of an evaluation."""
-    here = Ranks(mesh.get_rank(), 0, mesh.size(), sp_size)
-    group = join_sequence_group("cpu", here)
-    place = {
-        "rank": here.data_rank,
-        "world_size": here.num_data_ranks,
-        "part": here.sequence_rank,
-        "num_parts": sp_size,
-    }
-    data = engine_parts.prepared(PACKS)
-    results = []
-    for options in all_options:
-        fsdp = FSDPConfig(**options)
-        size = fsdp.hsdp_sharding_size
-        mesh_here = mesh_of_ranks("cpu", mesh.size(), size) if size else mesh
-        engine = engine_parts.engine(
-            mesh_here, model_dir, sgd=True, max_grad_norm=math.inf, fsdp=fsdp, sequence_group=group
-        )
-        evaluated = evaluate(engine, EvalBatches(data, max_packs=3, **place))
-        batch = Batches(data, sequences_per_step=4, seed=0, **place).fetch(1)
-        gradient, outcome = engine_parts.gradient_of_step(engine, batch)
-        results.append((gradient, vars(outcome), vars(evaluated), batch.num_tokens, batch.num_targets))
-    return results
-
-
-def _assert_same(result, reference, tolerance):
-    gradient, outcome, evaluated, *_ = result
-    expected, expected_outcome, expected_evaluated, *_ = reference
-    assert evaluated == pytest.approx(expected_evaluated, rel=tolerance)
-    for name in ("reduced_loss", "grad_norm", "token_accuracy"):
-        assert outcome[name] == pytest.approx(expected_outcome[name], rel=tolerance)
-    for name in expected:
-        torch.testing.assert_close(gradient[name], expected[name], rtol=tolerance, atol=tolerance)
-
 
 OPTIONS = [{}, {"recompute_ratio": 1.0}, {"cpu_offload": True}]
 
 
-@pytest.mark.parametrize("architecture", ["qwen3", "llama", "gemma2", "gpt_oss", "qwen3_moe", "mixtral"])
-def test_two_ranks_that_share_packs_give_the_gradient_of_one(tiny_model, tmp_path, architecture):
-    model_dir = tiny_model(architecture)
-    [[reference]] = ranks.run_ranks(1, _results, tmp_path / "1", model_dir, 1, [{}])
-    of_ranks = ranks.run_ranks(2, _results, tmp_path / "2", model_dir, 2, OPTIONS)
-    for results in of_ranks:
-        for result in results:
-            _assert_same(result, reference, 1e-5)
-    for index in (3, 4):  # tokens and targets: each in one part
-        assert sum(results[0][index] for results in of_ranks) == reference[index]
-    first, second = (results[0][1]["local_loss"] for results in of_ranks)
-    assert first == second == pytest.approx(reference[1]["reduced_loss"], rel=1e-5)
-
-
-@pytest.mark.parametrize("architecture", ["qwen3", "gpt_oss"])
-def test_four_ranks(tiny_model, tmp_path, architecture):
-    """Two groups of two, with copies of shards too, and one group of four: more ranks than key-value heads."""
-    model_dir = tiny_model(architecture)
-    [[reference]] = ranks.run_ranks(1, _results, tmp_path / "1", model_dir, 1, [{}])
-    for sp_size, options in ((2, [{}, {"hsdp_sharding_size": 2}]), (4, [{}])):
-        for results in ranks.run_ranks(4, _results, tmp_path / f"sp {sp_size}", model_dir, sp_size, options):
+@pytest.mark.parametrize(
+    "architectures", [("qwen3", "llama", "gemma2"), ("gpt_oss", "qwen3_moe", "mixtral")], ids=["dense", "experts"]
+)
+def test_two_ranks_that_share_packs_give_the_gradient_of_one(tiny_model, tmp_path, architectures):
+    model_dirs = list(map(tiny_model, architectures))
+    references = alone(tmp_path, model_dirs)
+    of_ranks = ranks.run_ranks(2, step_and_evaluation, tmp_path / "2", model_dirs, OPTIONS, 2)
+    for reference, *of_model in zip(references, *of_ranks, strict=True):
+        for results in of_model:
             for result in results:
-                _assert_same(result, reference, 1e-5)
+                assert_same(result, reference)
+        for index in (3, 4):  # tokens and targets: each in one part
+            assert sum(results[0][index] for results in of_model) == reference[index]
+        first, second = (results[0][1]["local_loss"] for results in of_model)
+        assert first == second == pytest.approx(reference[1]["reduced_loss"], rel=1e-5)
+
+
+def test_four_ranks(tiny_model, tmp_path):
+    """Two groups of two, with copies of shards too, and one group of four: more ranks than key-value heads."""
+    model_dirs = [tiny_model("qwen3"), tiny_model("gpt_oss")]
+    references = alone(tmp_path, model_dirs)
+    for sp_size, options in ((2, [{}, {"hsdp_sharding_size": 2}]), (4, [{}])):
+        directory = tmp_path / f"sp {sp_size}"
+        for of_rank in ranks.run_ranks(4, step_and_evaluation, directory, model_dirs, options, sp_size):
+            for results, reference in zip(of_rank, references, strict=True):
+                for result in results:
+                    assert_same(result, reference)
 
 
 def test_compiled_blocks(tiny_model, tmp_path):
-    model_dir = tiny_model("qwen3")
-    [[reference]] = ranks.run_ranks(1, _results, tmp_path / "1", model_dir, 1, [{}])
-    for [result] in ranks.run_ranks(2, _results, tmp_path / "2", model_dir, 2, [{"torch_compile": True}]):
-        _assert_same(result, reference, 1e-4)
+    model_dirs = [tiny_model("qwen3")]
+    [reference] = alone(tmp_path, model_dirs)
+    compiled = [{"torch_compile": True}]
+    for [[result]] in ranks.run_ranks(2, step_and_evaluation, tmp_path / "2", model_dirs, compiled, 2):
+        assert_same(result, reference, 1e-4)
 
 
 @pytest.mark.parametrize("lora_rank", [0, 4])

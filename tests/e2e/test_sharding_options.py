@@ -8,7 +8,7 @@ import ranks
 import torch
 
 from xtuner.v1.config import FSDPConfig
-from xtuner.v1.datasets.batches import Batches
+from xtuner.v1.datasets.batches import Batches, DataShare
 from xtuner.v1.engine.distributed import mesh_of_ranks
 from xtuner.v1.model.block_forward import recompute_ratio
 
@@ -34,7 +34,7 @@ def _gradients(mesh, model_dir, all_options):
         mesh_here = mesh_of_ranks("cpu", mesh.size(), size) if size else mesh
         engine = engine_parts.engine(mesh_here, model_dir, sgd=True, max_grad_norm=math.inf, fsdp=fsdp)
         data = engine_parts.prepared(PACKS)
-        batches = Batches(data, rank=mesh.get_rank(), world_size=mesh.size(), sequences_per_step=4, seed=0)
+        batches = Batches(data, DataShare(mesh.get_rank(), mesh.size()), sequences_per_step=4, seed=0)
         gradient, outcome = engine_parts.gradient_of_step(engine, batches.fetch(1))
         results.append((gradient, outcome.reduced_loss, outcome.grad_norm, outcome.token_accuracy))
     return results

@@ -45,6 +45,7 @@ PUBLIC_FLAGS = [
     "--max-grad-norm",
     "--attention",
     "--sp-size",
+    "--tp-size",
     "--fsdp-config.cpu-offload",
     "--fsdp-config.compute-dtype",
     "--fsdp-config.hsdp-sharding-size",
@@ -98,6 +99,7 @@ def test_every_option_has_help_and_a_group() -> None:
         ({"model_cfg": "c", "tokenizer_path": "t", "dataset": "d", "lora": {"rank": 8}}, "--lora.rank and --model-cfg"),
         ({"load_from": "m", "dataset": "d", "eval_interval": 5}, "--eval-interval 5 is given without --eval-dataset"),
         ({"load_from": "m", "dataset": "d", "early_stopping_patience": 2}, "--early-stopping-patience 2"),
+        ({"load_from": "m", "dataset": "d", "early_stopping_min_delta": 0.1}, "--early-stopping-min-delta 0.1"),
     ],
 )
 def test_contradictions_are_usage_errors(options: dict, words: str) -> None:

@@ -22,7 +22,7 @@ def _reference(model_dir):
 
 
 def _batches(data, sequences_per_step):
-    return Batches(data, rank=0, world_size=1, sequences_per_step=sequences_per_step, seed=0)
+    return Batches(data, sequences_per_step=sequences_per_step, seed=0)
 
 
 @pytest.mark.parametrize("architecture", ARCHITECTURES)

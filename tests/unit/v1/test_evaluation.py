@@ -12,6 +12,7 @@ from xtuner.data.prompts import read_prompts
 from xtuner.errors import DataError
 from xtuner.preflight import data_request, prepare_evaluation_data, prepare_training_data
 from xtuner.v1.config import TrainerConfig
+from xtuner.v1.datasets.batches import DataShare
 from xtuner.v1.datasets.eval_batches import EvalBatches
 from xtuner.v1.engine.evaluation import EvalOutcome, evaluate
 from xtuner.v1.train.evaluate import Progress
@@ -41,7 +42,7 @@ def _reference(model_dir, data, num_packs):
 def test_equals_plain_transformers_on_the_same_rows(mesh, tiny_model, architecture, max_packs, pad_multiple):
     engine = engine_parts.engine(mesh, tiny_model(architecture))
     data = engine_parts.prepared(PACKS)
-    batches = EvalBatches(data, rank=0, world_size=1, max_packs=max_packs, pad_multiple=pad_multiple)
+    batches = EvalBatches(data, max_packs=max_packs, pad_multiple=pad_multiple)
     outcome = evaluate(engine, batches)
     loss, accuracy, count = _reference(tiny_model(architecture), data, max_packs or len(PACKS))
     assert outcome.num_tokens == batches.num_targets == count
@@ -55,13 +56,13 @@ def test_training_goes_on_as_if_there_had_been_no_evaluation(mesh, tiny_model):
     from xtuner.v1.datasets.batches import Batches
 
     data = engine_parts.prepared(PACKS)
-    batches = Batches(data, rank=0, world_size=1, sequences_per_step=2, seed=0)
+    batches = Batches(data, sequences_per_step=2, seed=0)
     weights = []
     for with_evaluation in (False, True):
         engine = engine_parts.engine(mesh, tiny_model("llama-tied"))
         for step in (1, 2):
             if with_evaluation:
-                evaluate(engine, EvalBatches(data, rank=0, world_size=1))
+                evaluate(engine, EvalBatches(data))
             assert engine.model.training
             engine.train_step(batches.fetch(step), lr=1e-2)
         weights.append(engine_parts.full_weights(engine.model))
@@ -75,7 +76,7 @@ def test_parameters_are_the_masters_afterwards(mesh, tiny_model):
     fsdp = FSDPConfig(compute_dtype="bfloat16", reshard_after_forward=False)
     engine = engine_parts.engine(mesh, tiny_model("qwen3"), fsdp=fsdp)
     before = engine_parts.full_weights(engine.model)
-    evaluate(engine, EvalBatches(engine_parts.prepared(PACKS), rank=0, world_size=1))
+    evaluate(engine, EvalBatches(engine_parts.prepared(PACKS)))
     after = engine_parts.full_weights(engine.model)
     assert all(after[name].dtype == torch.float32 and torch.equal(after[name], before[name]) for name in before)
 
@@ -83,7 +84,7 @@ def test_parameters_are_the_masters_afterwards(mesh, tiny_model):
 @pytest.mark.parametrize("world_size", [1, 2, 3, 4, 7])
 def test_every_pack_is_counted_once_whatever_the_number_of_ranks(world_size):
     data = engine_parts.prepared(PACKS)
-    shares = [list(EvalBatches(data, rank=rank, world_size=world_size)) for rank in range(world_size)]
+    shares = [list(EvalBatches(data, DataShare(rank, world_size))) for rank in range(world_size)]
     assert len({len(share) for share in shares}) == 1 and len(shares[0]) == -(-len(PACKS) // world_size)
     counted = [batch.micro_batch.document_lengths for share in shares for batch in share if batch.counts]
     assert sorted(counted) == sorted([length for length, _ in pack] for pack in PACKS)

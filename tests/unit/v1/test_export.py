@@ -41,7 +41,7 @@ def test_trained_export_has_the_logits_of_the_model_in_memory(mesh, tiny_model, 
     source = tiny_model(architecture)
     engine = engine_parts.engine(mesh, source)
     data = engine_parts.prepared([[(30, 20), (18, 9)]])
-    batches = Batches(data, rank=0, world_size=1, sequences_per_step=1, seed=0)
+    batches = Batches(data, sequences_per_step=1, seed=0)
     for step in range(1, 4):
         engine.train_step(batches.fetch(step), lr=1e-3)
     out = tmp_path / "hf"

@@ -49,7 +49,7 @@ def _adamw(model):
 
 
 def _batches(data):
-    return Batches(data, rank=0, world_size=1, sequences_per_step=1, seed=0)
+    return Batches(data, sequences_per_step=1, seed=0)
 
 
 def _trained(mesh, model_dir, config=None, **options):

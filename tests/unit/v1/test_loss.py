@@ -111,7 +111,7 @@ def test_the_logits_of_all_rows_never_exist(loss):
 @pytest.mark.parametrize("architecture", ["qwen3", "gemma2", "qwen3_moe", "gpt_oss"])
 def test_a_models_own_head_is_used(mesh, tiny_model, architecture):
     """Capped logits (Gemma 2) among them; the same loss as from the model's whole logits, for any chunk size."""
-    batch = Batches(engine_parts.prepared([[(40, 25), (11, 3)]]), rank=0, world_size=1, sequences_per_step=1, seed=0)
+    batch = Batches(engine_parts.prepared([[(40, 25), (11, 3)]]), sequences_per_step=1, seed=0)
     [pack] = batch.fetch(1).micro_batches
     inputs = {"input_ids": pack.input_ids, "position_ids": pack.position_ids, "use_cache": False}
     inputs["document_lengths"] = pack.document_lengths

@@ -22,7 +22,7 @@ def _fail(mesh, model_dir, config):
     engine = engine_parts.engine(mesh, model_dir, fsdp=config.fsdp_config)
     _starve(engine.model)
     data = engine_parts.prepared([[(40, 25), (11, 3)], [(20, 5)]])
-    batch = Batches(data, rank=0, world_size=1, sequences_per_step=2, seed=0).fetch(1)
+    batch = Batches(data, sequences_per_step=2, seed=0).fetch(1)
     with (
         pytest.raises(TrainingFailed) as caught,
         answer_out_of_memory(engine.model, config, "cpu", step=7, batch=batch),

@@ -115,7 +115,7 @@ def test_a_step_of_the_engine_is_at_the_rate_it_is_given(mesh, tiny_model, name)
     model = engine_parts.sharded_model(mesh, tiny_model("qwen3"))
     optimizer = optimizer_of(model, _config(name))
     engine = TrainEngine(model, optimizer, mesh=mesh, max_grad_norm=1.0)
-    batches = Batches(engine_parts.prepared([[(40, 25)]]), rank=0, world_size=1, sequences_per_step=1, seed=0)
+    batches = Batches(engine_parts.prepared([[(40, 25)]]), sequences_per_step=1, seed=0)
     losses = [engine.train_step(batches.fetch(1), lr=3e-3).reduced_loss for _ in range(12)]
     assert losses[-1] < losses[0] - 1 and {group["lr"] for group in optimizer.param_groups} == {3e-3}
     assert all(parameter.grad is None for parameter in model.parameters())

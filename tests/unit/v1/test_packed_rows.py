@@ -21,7 +21,7 @@ def _sequence(seed: int, length: int, num_trained: int) -> TokenSequence:
 
 
 def _fetch(data, **options):
-    return Batches(data, rank=0, world_size=1, sequences_per_step=1, seed=0, **options).fetch(1)
+    return Batches(data, sequences_per_step=1, seed=0, **options).fetch(1)
 
 
 def _gradient(mesh, model_dir, first: TokenSequence, **options):
@@ -69,7 +69,7 @@ def test_a_pad_token_that_is_the_end_of_turn_is_trained_and_padding_is_not(tmp_p
     end_of_turn = 2
     assert data.num_packs == 12 and data.counts.replies == data.counts.replies_ended
     for step in range(1, 13):
-        batches = Batches(data, rank=0, world_size=1, sequences_per_step=1, seed=0, pad_multiple=64)
+        batches = Batches(data, sequences_per_step=1, seed=0, pad_multiple=64)
         [batch] = batches.fetch(step).micro_batches
         in_rows = batch.input_ids[0, : batch.num_tokens]
         num_ends = int((batch.targets == end_of_turn).sum())

@@ -5,23 +5,20 @@ import pytest
 import torch
 
 from xtuner.errors import UsageError
+from xtuner.preflight import check_inputs
 from xtuner.v1.config import TrainerConfig
-from xtuner.v1.datasets.batches import Batches
+from xtuner.v1.datasets.batches import Batches, DataShare
 from xtuner.v1.engine.distributed import Ranks
 from xtuner.v1.engine.flops import ModelFlops
-from xtuner.v1.model.build import build_meta_model, read_model_config
-from xtuner.v1.model.sequence_parallel import require_even_heads
 
 
-def _batch(packs, pad_multiple=1, **place):
+def _batch(packs, pad_multiple=1, **share):
     batches = Batches(
         engine_parts.prepared(packs),
-        rank=0,
-        world_size=1,
+        DataShare(**share),
         sequences_per_step=1,
         seed=0,
         pad_multiple=pad_multiple,
-        **place,
     )
     return batches.fetch(1)
 
@@ -66,7 +63,7 @@ def test_each_rank_counts_its_share_of_the_work():
 
 def test_neighbouring_ranks_share_packs():
     places = [Ranks(rank, 0, 6, sp_size=2) for rank in range(6)]
-    assert [(ranks.data_rank, ranks.sequence_rank) for ranks in places] == [
+    assert [(ranks.data_share.index, ranks.data_share.part) for ranks in places] == [
         (0, 0),
         (0, 1),
         (1, 0),
@@ -74,7 +71,7 @@ def test_neighbouring_ranks_share_packs():
         (2, 0),
         (2, 1),
     ]
-    assert {ranks.num_data_ranks for ranks in places} == {3}
+    assert {ranks.data_share.num_shares for ranks in places} == {3}
 
 
 def test_ranks_and_batch_size_must_fit():
@@ -90,11 +87,19 @@ def test_ranks_and_batch_size_must_fit():
     config.check_world_size(4)
 
 
-def test_heads_must_be_shared_evenly(tiny_model):
-    model = build_meta_model(read_model_config(tiny_model("llama")))
-    require_even_heads(model, 4)
-    with pytest.raises(
-        UsageError, match="--sp-size 3 does not divide the 4 attention heads of LlamaForCausalLM"
-    ) as caught:
-        require_even_heads(model, 3)
+def test_heads_must_be_shared_evenly():
+    options = {"load_from": "model", "dataset": "d.jsonl"}
+    TrainerConfig(**options, sp_size=4).check_num_heads(4)
+    with pytest.raises(UsageError, match="--sp-size 3 does not divide the 4 attention heads") as caught:
+        TrainerConfig(**options, sp_size=3).check_num_heads(4)
     assert caught.value.hint == "use one of 1, 2, 4"
+    TrainerConfig(**options, sp_size=2, tp_size=2).check_num_heads(4)
+    with pytest.raises(UsageError, match=r"the 2 attention heads \(of 4, by --tp-size 2\)") as caught:
+        TrainerConfig(**options, sp_size=4, tp_size=2).check_num_heads(4)
+    assert caught.value.hint == "use one of 1, 2"
+
+
+def test_heads_are_checked_before_the_data(tiny_model, tmp_path):
+    config = TrainerConfig(load_from=tiny_model("llama"), dataset="missing.jsonl", work_dir=tmp_path, sp_size=3)
+    with pytest.raises(UsageError, match="does not divide the 4 attention heads"):
+        check_inputs(config, 3)

@@ -1,6 +1,7 @@
 """`TrainerConfig`: the options of a fine-tuning run and the rules between them."""
 
 import json
+import math
 from pathlib import Path
 from typing import Literal
 
@@ -133,6 +134,14 @@ class TrainerConfig(Options):
         unit="ranks",
         ge=1,
     )
+    tp_size: int = option(
+        1,
+        "Neighbouring ranks that share the matrices of each block, by the model's own plan (tensor parallel), for "
+        "devices in one machine. Divides the number of ranks, of attention heads and of key-value heads.",
+        group="Sharding and precision",
+        unit="ranks",
+        ge=1,
+    )
     fsdp_config: FSDPConfig = FSDPConfig()
     lora: LoraConfig = LoraConfig()
     eval_dataset: tuple[Path, ...] = option(
@@ -234,14 +243,35 @@ class TrainerConfig(Options):
                 "--lora.rank and --model-cfg are both given",
                 hint="adapters need trained weights under them: pass --load-from MODEL_DIR",
             )
+        self._check_tensor_parallel()
         if self.lr_min > self.lr:
             raise UsageError(f"--lr-min {self.lr_min:g} is above --lr {self.lr:g}", hint="lower --lr-min or raise --lr")
         self._check_evaluation()
 
+    def _check_tensor_parallel(self) -> None:
+        if self.tp_size == 1:
+            return
+        if self.optimizer == "muon":
+            raise UsageError(
+                f"--tp-size {self.tp_size} and --optimizer muon do not go together: Muon needs whole matrices",
+                hint="use --optimizer adamw",
+            )
+        if self.fsdp_config.torch_compile:
+            raise UsageError(
+                f"--tp-size {self.tp_size} and --fsdp-config.torch-compile do not go together",
+                hint="leave one of them out",
+            )
+
     def _check_evaluation(self) -> None:
         if self.eval_dataset:
             return
-        needy = ("eval_interval", "eval_max_packs", "early_stopping_patience", "eval_generations")
+        needy = (
+            "eval_interval",
+            "eval_max_packs",
+            "early_stopping_patience",
+            "early_stopping_min_delta",
+            "eval_generations",
+        )
         for name in needy:
             if getattr(self, name):
                 raise UsageError(
@@ -251,15 +281,18 @@ class TrainerConfig(Options):
 
     def check_world_size(self, world_size: int) -> None:
         """Raise `UsageError` when `world_size` ranks cannot share the global batch evenly."""
-        if world_size % self.sp_size:
+        sharing = {"--tp-size": self.tp_size, "--sp-size": self.sp_size}
+        group_size = math.prod(sharing.values())
+        if world_size % group_size:
+            flags = " times ".join(f"{flag} {size}" for flag, size in sharing.items() if size > 1)
             raise UsageError(
-                f"--sp-size {self.sp_size} does not divide the {world_size} ranks",
-                hint="use a divisor of the number of ranks; more than one needs as many ranks",
+                f"{flags} does not divide the {world_size} rank{'s' if world_size > 1 else ''}",
+                hint=f"start a multiple of {group_size} ranks with --nproc-per-node, or use a divisor of their number",
             )
-        num_sequences, num_groups = self.sequences_per_step(world_size), world_size // self.sp_size
+        num_sequences, num_groups = self.sequences_per_step(world_size), world_size // group_size
         if num_sequences % num_groups:
             next_multiple = (num_sequences // num_groups + 1) * num_groups
-            ranks = f"{num_groups} ranks" if self.sp_size == 1 else f"{num_groups} groups of {self.sp_size} ranks"
+            ranks = f"{num_groups} ranks" if group_size == 1 else f"{num_groups} groups of {group_size} ranks"
             raise UsageError(
                 f"--global-batch-size {num_sequences} is not a multiple of the {ranks}",
                 hint=f"use --global-batch-size {next_multiple}, or another number of ranks",
@@ -270,10 +303,28 @@ class TrainerConfig(Options):
                 f"--fsdp-config.hsdp-sharding-size {sharding_size} does not divide the {world_size} ranks",
                 hint="use a divisor of the number of ranks; the ranks of one machine are the usual choice",
             )
+        if sharding_size is not None and sharding_size % self.tp_size:
+            raise UsageError(
+                f"--fsdp-config.hsdp-sharding-size {sharding_size} is not a multiple of --tp-size {self.tp_size}",
+                hint="ranks that share the blocks share one copy of the model: use a multiple",
+            )
+
+    def check_num_heads(self, num_heads: int) -> None:
+        """Raise `UsageError` when ranks that share a pack cannot share `num_heads` attention heads evenly."""
+        if self.sp_size == 1 or num_heads % (self.sp_size * self.tp_size) == 0:
+            return
+        fitting = [size for size in range(1, num_heads + 1) if num_heads % (size * self.tp_size) == 0]
+        of_rank = f" (of {num_heads}, by --tp-size {self.tp_size})" if self.tp_size > 1 else ""
+        raise UsageError(
+            f"--sp-size {self.sp_size} does not divide the {num_heads // self.tp_size} attention heads{of_rank}",
+            hint=f"use one of {', '.join(map(str, fitting))}" if fitting else "use another --tp-size",
+        )
 
     def sequences_per_step(self, world_size: int) -> int:
         """Packed sequences in one optimizer step over all ranks."""
-        return self.global_batch_size if self.global_batch_size is not None else world_size // self.sp_size
+        if self.global_batch_size is not None:
+            return self.global_batch_size
+        return world_size // (self.sp_size * self.tp_size)
 
     @property
     def row_limit(self) -> int:

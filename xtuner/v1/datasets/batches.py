@@ -126,16 +126,32 @@ class StepBatch:
         return sum(batch.num_targets for batch in self.micro_batches)
 
 
+@dataclass(frozen=True)
+class DataShare:
+    """What one rank runs of the packs of a step; all of it, if nothing else is said.
+
+    Attributes:
+        index, num_shares: which share of the packs, of how many; ranks that run the same packs have the same share.
+        part, num_parts: which part of each of these packs, of how many.
+    """
+
+    index: int = 0
+    num_shares: int = 1
+    part: int = 0
+    num_parts: int = 1
+
+
+EVERYTHING = DataShare()
+
+
 class Batches:
     """The batches of one rank. The set of rows of a step is the same for every number of ranks.
 
     Args:
         data: what was prepared, the same on every rank.
-        rank: this rank; of ranks that share packs, their group.
-        world_size: ranks, or groups of them, that share a step.
+        share: what of each step this rank runs.
         sequences_per_step: packs in one step, over all ranks.
         seed: decides the order of the packs.
-        part, num_parts: which part of its packs this rank takes, and how many ranks share them.
         pad_multiple: packs are padded to a multiple of this many tokens. The padding is a document of its own
             behind the rows, known by its place and never by its id, so that PAD may be equal to EOS.
     """
@@ -143,22 +159,17 @@ class Batches:
     def __init__(
         self,
         data: PreparedData,
+        share: DataShare = EVERYTHING,
         *,
-        rank: int,
-        world_size: int,
         sequences_per_step: int,
         seed: int,
-        part: int = 0,
-        num_parts: int = 1,
         pad_multiple: int = 1,
     ) -> None:
-        assert sequences_per_step % world_size == 0, "checked by TrainerConfig.check_world_size"
+        assert sequences_per_step % share.num_shares == 0, "checked by TrainerConfig.check_world_size"
         self._data = data
-        self._rank = rank
-        self._world_size = world_size
+        self._share = share
         self._sequences_per_step = sequences_per_step
         self._seed = seed
-        self._part = part, num_parts
         self._pad_multiple = pad_multiple
 
     def steps_per_epoch(self) -> int:
@@ -168,14 +179,13 @@ class Batches:
     def fetch(self, step: int) -> StepBatch:
         """The batch of optimizer step `step` (from 1)."""
         packs = packs_of_step(step - 1, self._sequences_per_step, self._data.num_packs, self._seed)
-        shares = share_among_ranks([self._data.pack_cost(pack) for pack in packs], self._world_size)
-        return StepBatch(
-            [
-                make_micro_batch(self._data.pack(packs[i]), self._pad_multiple).part(*self._part)
-                for i in shares[self._rank]
-            ],
-            sum(self._data.num_targets(pack) for pack in packs),
-        )
+        share = self._share
+        shares = share_among_ranks([self._data.pack_cost(pack) for pack in packs], share.num_shares)
+        micro_batches = [
+            make_micro_batch(self._data.pack(packs[i]), self._pad_multiple).part(share.part, share.num_parts)
+            for i in shares[share.index]
+        ]
+        return StepBatch(micro_batches, sum(self._data.num_targets(pack) for pack in packs))
 
 
 def make_micro_batch(sequences: Sequence[TokenSequence], pad_multiple: int = 1) -> MicroBatch:

@@ -8,7 +8,7 @@ import numpy as np
 from xtuner.data.order import share_among_ranks
 from xtuner.data.prepared import PreparedData
 from xtuner.data.tokenize import TokenSequence
-from xtuner.v1.datasets.batches import MicroBatch, make_micro_batch
+from xtuner.v1.datasets.batches import EVERYTHING, DataShare, MicroBatch, make_micro_batch
 
 
 @dataclass(frozen=True)
@@ -27,28 +27,25 @@ class EvalBatches:
 
     Args:
         data: what was prepared, the same on every rank.
-        rank: this rank.
-        world_size: ranks that share the packs.
+        share: what of each round this rank runs.
         max_packs: the first so many packs are taken; None for all.
-        part, num_parts, pad_multiple: as in `Batches`.
+        pad_multiple: as in `Batches`.
     """
 
     def __init__(
         self,
         data: PreparedData,
+        share: DataShare = EVERYTHING,
         *,
-        rank: int,
-        world_size: int,
         max_packs: int | None = None,
-        part: int = 0,
-        num_parts: int = 1,
         pad_multiple: int = 1,
     ) -> None:
         num_packs = min(data.num_packs, max_packs or data.num_packs)
-        costs = [data.pack_cost(pack) for pack in range(num_packs)] + [0.0] * (-num_packs % world_size)
+        costs = [data.pack_cost(pack) for pack in range(num_packs)] + [0.0] * (-num_packs % share.num_shares)
         self._data = data
-        self._packs = [place if place < num_packs else None for place in share_among_ranks(costs, world_size)[rank]]
-        self._part = part, num_parts
+        places = share_among_ranks(costs, share.num_shares)[share.index]
+        self._packs = [place if place < num_packs else None for place in places]
+        self._share = share
         self._pad_multiple = pad_multiple
         self.num_packs = num_packs
         self.num_targets = sum(data.num_targets(pack) for pack in range(num_packs))
@@ -56,7 +53,7 @@ class EvalBatches:
     def __iter__(self) -> Iterator[EvalBatch]:
         for pack in self._packs:
             sequences = [_IDLE] if pack is None else self._data.pack(pack)
-            micro_batch = make_micro_batch(sequences, self._pad_multiple).part(*self._part)
+            micro_batch = make_micro_batch(sequences, self._pad_multiple).part(self._share.part, self._share.num_parts)
             yield EvalBatch(micro_batch, counts=pack is not None)
 
 

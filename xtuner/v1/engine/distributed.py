@@ -8,6 +8,7 @@ import torch.distributed as dist
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 
 from xtuner.errors import EnvironmentFault
+from xtuner.v1.datasets.batches import DataShare
 
 
 @dataclass(frozen=True)
@@ -18,31 +19,29 @@ class Ranks:
     local_rank: int
     world_size: int
     sp_size: int = 1
+    tp_size: int = 1
 
     @classmethod
-    def from_environment(cls, *, sp_size: int = 1) -> "Ranks":
-        """The values of `RANK`, `LOCAL_RANK` and `WORLD_SIZE`; `sp_size` neighbouring ranks share each pack."""
+    def from_environment(cls, *, sp_size: int = 1, tp_size: int = 1) -> "Ranks":
+        """The values of `RANK`, `LOCAL_RANK` and `WORLD_SIZE`.
+
+        `tp_size` neighbouring ranks share each block (tensor parallel), `sp_size` neighbouring groups of those share
+        each pack (sequence parallel).
+        """
         return cls(
             rank=int(os.environ.get("RANK", "0")),
             local_rank=int(os.environ.get("LOCAL_RANK", "0")),
             world_size=int(os.environ.get("WORLD_SIZE", "1")),
             sp_size=sp_size,
+            tp_size=tp_size,
         )
 
     @property
-    def data_rank(self) -> int:
-        """Which of the groups with packs of their own this rank is in."""
-        return self.rank // self.sp_size
-
-    @property
-    def num_data_ranks(self) -> int:
-        """Groups of ranks with packs of their own."""
-        return self.world_size // self.sp_size
-
-    @property
-    def sequence_rank(self) -> int:
-        """Which part of its packs this rank takes."""
-        return self.rank % self.sp_size
+    def data_share(self) -> DataShare:
+        """What this rank runs of the packs of a step."""
+        token_rank = self.rank // self.tp_size
+        num_groups = self.world_size // (self.tp_size * self.sp_size)
+        return DataShare(token_rank // self.sp_size, num_groups, token_rank % self.sp_size, self.sp_size)
 
     @property
     def is_first(self) -> bool:
@@ -51,7 +50,7 @@ class Ranks:
 
 
 def join_process_group(ranks: Ranks, sharding_size: int | None = None) -> DeviceMesh:
-    """Join the process group and return the mesh of all ranks, see `mesh_of_ranks`.
+    """Join the process group and return the mesh that FSDP shards over, see `mesh_of_ranks`.
 
     NCCL for tensors on CUDA, gloo for those on the CPU (all of them without an accelerator).
 
@@ -71,26 +70,37 @@ def join_process_group(ranks: Ranks, sharding_size: int | None = None) -> Device
         dist.init_process_group(backend)
     else:  # started without torchrun: nobody to meet
         dist.init_process_group(backend, store=dist.HashStore(), rank=0, world_size=1)  # type: ignore[attr-defined]
-    return mesh_of_ranks(device_type, ranks.world_size, sharding_size)
+    return mesh_of_ranks(device_type, ranks.world_size, sharding_size, ranks.tp_size)
 
 
-def mesh_of_ranks(device_type: str, world_size: int, sharding_size: int | None = None) -> DeviceMesh:
+def mesh_of_ranks(device_type: str, world_size: int, sharding_size: int | None = None, tp_size: int = 1) -> DeviceMesh:
     """A mesh of one dimension, `shard`; with a `sharding_size` of two, `replicate` and `shard`.
 
-    Each group of `sharding_size` neighbouring ranks shares one copy of the model; it divides `world_size`.
+    Each group of `sharding_size` neighbouring ranks shares one copy of the model; it divides `world_size`. With a
+    `tp_size`, which divides both, the mesh holds every `tp_size`th rank: those with the same cuts of the model.
     """
-    if sharding_size is None:
-        return init_device_mesh(device_type, (world_size,), mesh_dim_names=("shard",))
-    shape = (world_size // sharding_size, sharding_size)
-    return init_device_mesh(device_type, shape, mesh_dim_names=("replicate", "shard"))
+    sizes = {"shard": (sharding_size or world_size) // tp_size}
+    if sharding_size is not None:
+        sizes = {"replicate": world_size // sharding_size, **sizes}
+    names = tuple(sizes)
+    if tp_size == 1:
+        return init_device_mesh(device_type, tuple(sizes.values()), mesh_dim_names=names)
+    return init_device_mesh(device_type, (*sizes.values(), tp_size), mesh_dim_names=(*names, "tensor"))[names]
 
 
 def join_sequence_group(device_type: str, ranks: Ranks) -> dist.ProcessGroup | None:
     """The group of the ranks that share this rank's packs; None without sharing. Every rank must call it."""
-    if ranks.sp_size == 1:
-        return None
-    shape = (ranks.num_data_ranks, ranks.sp_size)
-    return init_device_mesh(device_type, shape, mesh_dim_names=("data", "sequence")).get_group("sequence")
+    return _group_of("sequence", device_type, ranks) if ranks.sp_size > 1 else None
+
+
+def join_tensor_group(device_type: str, ranks: Ranks) -> dist.ProcessGroup | None:
+    """The group of the ranks that share this rank's blocks; None without sharing. Every rank must call it."""
+    return _group_of("tensor", device_type, ranks) if ranks.tp_size > 1 else None
+
+
+def _group_of(name: str, device_type: str, ranks: Ranks) -> dist.ProcessGroup:
+    shape = (ranks.data_share.num_shares, ranks.sp_size, ranks.tp_size)
+    return init_device_mesh(device_type, shape, mesh_dim_names=("data", "sequence", "tensor")).get_group(name)
 
 
 def leave_process_group() -> None:

@@ -10,10 +10,10 @@ from transformers import PreTrainedModel
 
 from xtuner.errors import TrainingFailed
 from xtuner.v1.datasets.batches import MicroBatch, StepBatch
+from xtuner.v1.engine.gradients import clip_gradients
 from xtuner.v1.engine.objective import teach_loss
 from xtuner.v1.loss.cross_entropy import LossTerms
 from xtuner.v1.model.attention import document_bounds
-from xtuner.v1.model.shard import whole
 from xtuner.v1.optim.build import AnyOptimizer, set_learning_rate
 
 
@@ -40,7 +40,7 @@ class TrainEngine:
     Args:
         model: sharded and filled; its forward is taught to return the loss.
         optimizer: over the model's parameters.
-        mesh: all ranks.
+        mesh: what the model is sharded over; with tensor parallel the ranks with the same cuts, else all.
         sequence_group: the ranks that share this rank's packs, see `MicroBatch.part`; None if it has them alone.
         max_grad_norm: gradients are scaled down to this global L2 norm.
         loss_chunk_size: rows whose logits exist at a time.
@@ -63,27 +63,26 @@ class TrainEngine:
         self.device = torch.device(mesh.device_type)
         self._optimizer = optimizer
         self._max_grad_norm = max_grad_norm
-        self._world_size = mesh.size()
+        self._num_averaged = mesh.size()
         self._sequence_group = sequence_group
 
     def train_step(self, batch: StepBatch, lr: float) -> StepOutcome:
         """One optimizer step at learning rate `lr`.
 
         The loss is (sum over all trained tokens of the step) / (their global number). FSDP averages gradients
-        over the ranks, so each rank backpropagates its sum times world size / global number.
+        over the ranks of the mesh, so each rank backpropagates its sum times their number / global number.
 
         Raises:
             TrainingFailed: loss or gradient is not finite; raised on every rank, before the weights change.
         """
-        scale = self._world_size / batch.global_targets
+        scale = self._num_averaged / batch.global_targets
         local_sums = torch.zeros(3, dtype=torch.float64, device=self.device)
         for micro_batch in batch.micro_batches:
             terms = self.loss_terms(micro_batch.to(self.device))
             (terms.objective * scale).backward()
             local_sums += sums_of(terms, micro_batch)
-        grad_norm = _as_float(torch.nn.utils.clip_grad_norm_(self.model.parameters(), self._max_grad_norm))
-        total_sums = local_sums.clone()
-        dist.all_reduce(total_sums)
+        grad_norm = clip_gradients(self.model, self._max_grad_norm, self.device)
+        total_sums = self.sum_over_data(local_sums)
         if self._sequence_group is not None:  # a part of a pack may have no target: the loss is that of the packs
             dist.all_reduce(local_sums, group=self._sequence_group)
         local_loss = (local_sums[0] / local_sums[2]).item()
@@ -113,13 +112,14 @@ class TrainEngine:
         )
         return LossTerms(*terms)
 
+    def sum_over_data(self, sums: torch.Tensor) -> torch.Tensor:
+        """The sum over all ranks; ranks that share the blocks (tensor parallel) have the same, which count once."""
+        total = sums.clone()
+        dist.all_reduce(total)
+        return total / (dist.get_world_size() // self._num_averaged)
+
 
 def sums_of(terms: LossTerms, batch: MicroBatch) -> torch.Tensor:
     """Cross-entropy, right guesses and targets of a pack, float64 [3]."""
     num_targets = terms.cross_entropy.new_tensor(batch.num_targets)
     return torch.stack([terms.cross_entropy, terms.num_correct, num_targets]).double()
-
-
-def _as_float(norm: torch.Tensor) -> float:
-    """The clipped norm of sharded gradients is itself sharded; asking for its value is a collective."""
-    return float(whole(norm).item())

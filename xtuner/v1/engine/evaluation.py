@@ -5,7 +5,6 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 import torch
-import torch.distributed as dist
 from torch.distributed.fsdp import FSDPModule
 from transformers import PreTrainedModel
 
@@ -61,8 +60,7 @@ def evaluate(engine: TrainEngine, batches: Iterable[EvalBatch]) -> EvalOutcome:
             if batch.counts:
                 sums += sums_of(terms, batch.micro_batch)
     reshard(engine.model)
-    dist.all_reduce(sums)
-    cross_entropy, num_correct, num_targets_in_all = sums.tolist()
+    cross_entropy, num_correct, num_targets_in_all = engine.sum_over_data(sums).tolist()
     return EvalOutcome(cross_entropy / num_targets_in_all, num_correct / num_targets_in_all, int(num_targets_in_all))
 
 

@@ -98,7 +98,7 @@ def memory_shares(model: PreTrainedModel, config: TrainerConfig, device_type: st
     item_bytes = compute_dtype(config.fsdp_config, device_type).itemsize
     text = model.config.get_text_config()
     hidden_bytes = text.num_hidden_layers * num_tokens * text.hidden_size * item_bytes
-    inner_bytes = text.num_hidden_layers * num_tokens * _numbers_a_token(text) * item_bytes
+    inner_bytes = text.num_hidden_layers * num_tokens * _numbers_a_token(text, config.tp_size) * item_bytes
     ratio = recompute_ratio(config.fsdp_config, device_type)
     return MemoryShares(
         parameters=sum(local_part(p).numel() * p.element_size() for p in parameters) / _GIB,
@@ -118,12 +118,16 @@ def _state_gib(model: PreTrainedModel, optimizer: OptimizerName) -> float:
     return (in_matrices * of_matrices + (trained - in_matrices) * of_others) / _GIB
 
 
-def _numbers_a_token(text: PreTrainedConfig) -> float:
-    """Numbers that one block keeps a token, besides its input: norms, residuals, attention, the gated MLP."""
+def _numbers_a_token(text: PreTrainedConfig, tp_size: int) -> float:
+    """Numbers that one block keeps a token, besides its input: norms, residuals, attention, the gated MLP.
+
+    With tensor parallel a rank has its part of the last two.
+    """
     hidden, heads = text.hidden_size, text.num_attention_heads
     attention = 2 * head_dim(text) * (heads + 2 * (getattr(text, "num_key_value_heads", None) or heads))
     inner = getattr(text, "moe_intermediate_size", None) or getattr(text, "intermediate_size", None) or 4 * hidden
-    return 6 * hidden + attention + 4 * inner * (getattr(text, "num_experts_per_tok", None) or 1)
+    mlp = 4 * inner * (getattr(text, "num_experts_per_tok", None) or 1)
+    return 6 * hidden + (attention + mlp) / tp_size
 
 
 def _longest_pack(batch: StepBatch | None, config: TrainerConfig) -> int:
@@ -161,7 +165,7 @@ def _what_helps(shares: MemoryShares, config: TrainerConfig, device_type: str) -
         helps.append((f"--pack-max-length {half_pack}", shares.kept / 2))
     if shares.recomputable:
         helps.append(("--fsdp-config.recompute-ratio 1", shares.recomputable))
-    if dist.is_initialized() and dist.get_world_size() % (2 * config.sp_size) == 0:
+    if dist.is_initialized() and dist.get_world_size() % (2 * config.sp_size * config.tp_size) == 0:
         helps.append((f"--sp-size {2 * config.sp_size}", shares.kept / 2))
     if half_chunk:
         helps.append((f"--loss-chunk-size {half_chunk}", shares.logits / 2))

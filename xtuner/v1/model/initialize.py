@@ -6,7 +6,7 @@ import torch
 from transformers import PreTrainedModel
 
 from xtuner.errors import ModelError
-from xtuner.v1.model.shard import copy_rows
+from xtuner.v1.model.shard import copy_rows, whole_shape
 
 
 @torch.no_grad()
@@ -52,7 +52,7 @@ def initialize_weights(model: PreTrainedModel, seed: int) -> None:
         done |= {id(parameter) for parameter in sharded.values()}
         torch.manual_seed(seed_of(seed, path))
         for name, parameter in sharded.items():
-            module._parameters[name] = torch.nn.Parameter(torch.zeros(parameter.shape, dtype=parameter.dtype))
+            module._parameters[name] = torch.nn.Parameter(torch.zeros(whole_shape(parameter), dtype=parameter.dtype))
         model._init_weights(module)
         for name, parameter in sharded.items():
             full = module._parameters[name]

@@ -21,7 +21,7 @@ from xtuner.hub.weights import weight_map
 from xtuner.v1.config import LoraConfig
 from xtuner.v1.model.initialize import seed_of
 from xtuner.v1.model.matrices import linear_layers_and_experts
-from xtuner.v1.model.shard import copy_rows
+from xtuner.v1.model.shard import copy_rows, whole_shape
 
 _ADAPTER = "default"  # peft's name of the only adapter
 _WRAPPER = ".base_layer"
@@ -87,20 +87,20 @@ def _file_dtypes(model_dir: Path) -> set[str]:
     return {tensor.dtype for header in headers for tensor in header.tensors.values()}
 
 
-def initialize_adapters(model: PreTrainedModel, seed: int, rank: int) -> None:
+def initialize_adapters(model: PreTrainedModel, seed: int, dropout_stream: int) -> None:
     """Fill the shards of all adapters as peft does: A uniform, B zero, so that training starts at the base model.
 
     Each matrix is drawn whole from a seed of its own, so its values are the same at every world size. The dropout of
-    the adapters is seeded, another one on each rank.
+    the adapters is seeded by `dropout_stream`: alike on ranks that run the same tokens, different on others.
     """
     for path, module in adapted_modules(model).items():
         weight_A, weight_B = adapter_weights(module)
         generator = torch.Generator().manual_seed(seed_of(seed, path))
-        full = torch.empty(weight_A.shape, dtype=torch.float32)
+        full = torch.empty(whole_shape(weight_A), dtype=torch.float32)
         nn.init.kaiming_uniform_(full, a=math.sqrt(5), generator=generator)
         copy_rows(weight_A, full, f"{path}.lora_A")
-        copy_rows(weight_B, torch.zeros(weight_B.shape), f"{path}.lora_B")
-    torch.manual_seed(seed_of(seed, f"dropout of rank {rank}"))
+        copy_rows(weight_B, torch.zeros(whole_shape(weight_B)), f"{path}.lora_B")
+    torch.manual_seed(seed_of(seed, f"dropout of rank {dropout_stream}"))
 
 
 def adapted_modules(model: nn.Module) -> dict[str, Any]:

@@ -13,24 +13,6 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from torch.autograd.function import once_differentiable
-from transformers import PreTrainedModel
-
-from xtuner.errors import UsageError
-
-
-def require_even_heads(model: PreTrainedModel, sp_size: int) -> None:
-    """Refuse a group whose ranks cannot share the query heads evenly.
-
-    Raises:
-        UsageError: `sp_size` does not divide the number of heads.
-    """
-    num_heads = model.config.get_text_config().num_attention_heads
-    if num_heads % sp_size:
-        fitting = [size for size in range(1, num_heads + 1) if num_heads % size == 0]
-        raise UsageError(
-            f"--sp-size {sp_size} does not divide the {num_heads} attention heads of {type(model).__name__}",
-            hint=f"use one of {', '.join(map(str, fitting))}",
-        )
 
 
 def tokens_for_heads(

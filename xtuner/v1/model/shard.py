@@ -1,6 +1,9 @@
 """FSDP2: one shard group a decoder block, one for the rest (embeddings, final norm, head) at the root."""
 
+from typing import Any
+
 import torch
+import torch.distributed as dist
 from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.fsdp import CPUOffloadPolicy, FSDPModule, MixedPrecisionPolicy, OffloadPolicy, fully_shard
 from torch.distributed.tensor import DTensor
@@ -10,15 +13,21 @@ from xtuner.errors import ModelError
 from xtuner.v1.config import FSDPConfig
 from xtuner.v1.model.block_forward import arrange_forwards
 from xtuner.v1.model.build import decoder_blocks
+from xtuner.v1.model.tensor_cut import cut_of, mark_cut
+from xtuner.v1.model.tensor_parallel import cut_model
 
 
-def shard_model(model: PreTrainedModel, mesh: DeviceMesh, config: FSDPConfig) -> None:
+def shard_model(
+    model: PreTrainedModel, mesh: DeviceMesh, config: FSDPConfig, tensor_group: dist.ProcessGroup | None = None
+) -> None:
     """Shard a meta model over `mesh` in place and give its shards memory; their values are still undefined.
 
     Parameters stay fp32 and gradients are reduced in fp32. Tied embeddings stay one parameter of the root group,
     which keeps head and embedding in the same all-gather. Over a mesh of two dimensions the first holds copies and
-    the second shards (HSDP).
+    the second shards (HSDP). With a `tensor_group` its ranks share the matrices of the blocks (tensor parallel), and
+    `mesh` is that of the ranks with the same cuts.
     """
+    cuts = cut_model(model, tensor_group) if tensor_group else {}
     policy = MixedPrecisionPolicy(param_dtype=compute_dtype(config, mesh.device_type), reduce_dtype=torch.float32)
     is_accelerated = mesh.device_type != "cpu"
     # Pinning needs an accelerator; without one, offloading is a no-op that must still run.
@@ -37,6 +46,8 @@ def shard_model(model: PreTrainedModel, mesh: DeviceMesh, config: FSDPConfig) ->
         for module in model.modules():
             for name, buffer in module.named_buffers(recurse=False):
                 module._buffers[name] = torch.empty_like(buffer, device=mesh.device_type)
+    for name, cut in cuts.items():  # FSDP has made parameters of its own by now
+        mark_cut(model.get_parameter(name), cut)
 
 
 def _prefetch(blocks: list[torch.nn.Module], num_ahead: int) -> None:
@@ -77,25 +88,43 @@ def local_part(tensor: torch.Tensor) -> torch.Tensor:
 
 
 def whole(tensor: torch.Tensor) -> torch.Tensor:
-    """All of `tensor`, on its device; of a sharded one this is collective, so every rank must ask."""
-    return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
+    """All of `tensor`, on its device; of a sharded or cut one this is collective, so every rank must ask."""
+    full = tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
+    cut = cut_of(tensor)
+    return cut.join(full) if cut else full
+
+
+def whole_shape(tensor: torch.Tensor) -> torch.Size:
+    """The shape of `whole(tensor)`."""
+    cut = cut_of(tensor)
+    return cut.whole_shape(tensor.shape) if cut else tensor.shape
 
 
 @torch.no_grad()
 def copy_rows(target: torch.Tensor, source: object, name: str) -> None:
-    """Copy this rank's rows of `source` (a safetensors slice or a tensor) into its part of `target`.
+    """Copy this rank's part of `source` (a whole tensor or a safetensors slice) into its part of `target`.
 
     Raises:
         ModelError: the shapes differ.
     """
     shape = source.get_shape() if hasattr(source, "get_shape") else source.shape  # type: ignore[attr-defined]
-    if tuple(shape) != tuple(target.shape):
+    if tuple(shape) != tuple(whole_shape(target)):
         raise ModelError(
-            f"{name} is {list(shape)} on disk, the architecture wants {list(target.shape)}",
+            f"{name} is {list(shape)} on disk, the architecture wants {list(whole_shape(target))}",
             hint="config.json and the weights belong to different models",
         )
     part = local_part(target)
     if target.dim() == 0:
         part.copy_(source[...])  # type: ignore[index]
     elif part.numel():
-        part.copy_(source[local_rows(target)])  # type: ignore[index]
+        part.copy_(_read_rows(source, target))
+
+
+def _read_rows(source: Any, target: torch.Tensor) -> torch.Tensor:
+    """What of the whole `source` this rank holds of `target`."""
+    rows, cut = local_rows(target), cut_of(target)
+    if cut is None:
+        return source[rows]
+    if cut.dim:
+        return cut.of_whole(source[rows])
+    return torch.cat([source[there] for there in cut.rows_in_whole(rows, target.shape[0])])

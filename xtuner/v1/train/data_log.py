@@ -48,6 +48,8 @@ def plan_lines(data: PreparedData, config: TrainerConfig, world_size: int, total
     lines = [f"{shape}; {steps_per_epoch:,} steps an epoch, {total_steps:,} steps in all"]
     if config.sp_size > 1:
         lines.append(f"sequence parallel: {config.sp_size} neighbouring ranks share each pack")
+    if config.tp_size > 1:
+        lines.append(f"tensor parallel: {config.tp_size} neighbouring ranks share the matrices of each block")
     if data.num_packs < per_step:
         lines.append(
             f"packs: {num_tokens:,} tokens make {data.num_packs:,} and one step takes {per_step:,}: "

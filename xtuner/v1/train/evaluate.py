@@ -187,10 +187,7 @@ class Evaluation:
 def _batches(data: PreparedData, config: TrainerConfig, ranks: Ranks) -> EvalBatches:
     return EvalBatches(
         data,
-        rank=ranks.data_rank,
-        world_size=ranks.num_data_ranks,
-        part=ranks.sequence_rank,
-        num_parts=ranks.sp_size,
+        ranks.data_share,
         max_packs=config.eval_max_packs,
         pad_multiple=pad_multiple(config),
     )

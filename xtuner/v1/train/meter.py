@@ -13,12 +13,19 @@ from xtuner.v1.engine.memory import peak_memory_gib, reset_peak_memory
 
 @dataclass
 class Meter:
-    """Measures one step after the other on one rank; call `begin`, `batch_ready`, `measure` in this order."""
+    """Measures one step after the other on one rank; call `begin`, `batch_ready`, `measure` in this order.
+
+    Attributes:
+        device: where it computes.
+        flops: of the whole model.
+        num_sharing: ranks that run the same tokens together; each counts its share of them, and of the FLOPs.
+    """
 
     device: torch.device
     flops: ModelFlops
+    num_sharing: int = 1
     _peak_flops: float | None = field(init=False)
-    _run_tokens: int = 0
+    _run_tokens: float = 0.0
     _run_time_s: float = 0.0
     _begun_at: float = 0.0
     _ready_at: float = 0.0
@@ -46,21 +53,22 @@ class Meter:
         """
         now = time.perf_counter()
         data_time_s, step_time_s = self._ready_at - self._begun_at, now - self._ready_at
-        self._run_tokens += batch.num_tokens
+        num_tokens = batch.num_tokens / self.num_sharing
+        self._run_tokens += num_tokens
         self._run_time_s += data_time_s + step_time_s
         allocated_gib, reserved_gib = peak_memory_gib(self.device)
-        flops_per_s = self.flops.of_step(batch) / step_time_s
+        flops_per_s = self.flops.of_step(batch) / self.num_sharing / step_time_s
         values = {
             "data_time": data_time_s,
             "lr": lr,
             "time": step_time_s,
-            "text_tokens": float(batch.num_tokens),
+            "text_tokens": num_tokens,
             "total_loss": outcome.local_loss,
             "reduced_llm_loss": outcome.reduced_loss,
             "max_memory": allocated_gib,
             "reserved_memory": reserved_gib,
             "grad_norm": outcome.grad_norm,
-            "tgs": batch.num_tokens / step_time_s,
+            "tgs": num_tokens / step_time_s,
             "e2e_tgs": self._run_tokens / self._run_time_s,
             "token_accuracy": outcome.token_accuracy,
             "tflops": flops_per_s / 1e12,

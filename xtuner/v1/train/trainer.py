@@ -6,7 +6,6 @@ import time
 from contextlib import suppress
 from pathlib import Path
 
-from torch.distributed import ProcessGroup
 from torch.distributed.device_mesh import DeviceMesh
 from transformers import PreTrainedModel
 
@@ -27,6 +26,7 @@ from xtuner.v1.engine.distributed import (
     broadcast_string,
     join_process_group,
     join_sequence_group,
+    join_tensor_group,
     leave_process_group,
     require_same_everywhere,
     wait_for_all,
@@ -36,13 +36,14 @@ from xtuner.v1.engine.flops import ModelFlops
 from xtuner.v1.engine.isolation import check_isolation
 from xtuner.v1.engine.memory import keep_freed_memory
 from xtuner.v1.engine.oom import answer_out_of_memory
+from xtuner.v1.engine.replicas import check_replicas
 from xtuner.v1.model.attention import require_known_attention, use_attention
 from xtuner.v1.model.build import build_meta_model, read_model_config
 from xtuner.v1.model.initialize import initialize_buffers, initialize_weights
 from xtuner.v1.model.load import load_weights
 from xtuner.v1.model.lora import add_adapters, describe_adapters, initialize_adapters, store_frozen_as
-from xtuner.v1.model.sequence_parallel import require_even_heads
 from xtuner.v1.model.shard import compute_dtype, shard_model
+from xtuner.v1.model.tensor_parallel import require_plan
 from xtuner.v1.optim.schedule import learning_rate
 from xtuner.v1.train.data_log import pad_multiple, plan_lines, progress_log
 from xtuner.v1.train.evaluate import Evaluation
@@ -67,15 +68,11 @@ class Trainer:
         die_with_parent()
         self.config = config
         self.step = 0
-        self.ranks = Ranks.from_environment(sp_size=config.sp_size)
+        self.ranks = Ranks.from_environment(sp_size=config.sp_size, tp_size=config.tp_size)
         check_inputs(config, self.ranks.world_size)
+        self.model = _build_model(config)
         data = prepare_training_data(config, progress_log(self.ranks))
         eval_data = prepare_evaluation_data(config, progress_log(self.ranks))
-        model_config = read_model_config(config.load_from or _required(config.model_cfg))
-        self.model = build_meta_model(model_config)
-        if config.load_from:
-            add_adapters(self.model, config.lora, config.load_from)
-        require_even_heads(self.model, config.sp_size)
 
         raise_on_stop_signals()
         mesh = join_process_group(self.ranks, config.fsdp_config.hsdp_sharding_size)
@@ -84,10 +81,7 @@ class Trainer:
         self._log = RankLog(self.run_dir, self.ranks.rank)
         self._batches = Batches(
             data,
-            rank=self.ranks.data_rank,
-            world_size=self.ranks.num_data_ranks,
-            part=self.ranks.sequence_rank,
-            num_parts=self.ranks.sp_size,
+            self.ranks.data_share,
             sequences_per_step=config.sequences_per_step(self.ranks.world_size),
             seed=config.seed,
             pad_multiple=pad_multiple(config),
@@ -98,11 +92,12 @@ class Trainer:
         require_same_everywhere(eval_data.fingerprint() if eval_data else "", "the prepared evaluation data")
         self._attention = _choose_attention(self.model, mesh, config)
         self._log_start(data, mesh)
+        model_flops = ModelFlops.of_model(self.model)  # while it is whole: tensor parallel cuts it
         with answer_out_of_memory(self.model, config, mesh.device_type, step=0):
-            self._engine = _build_engine(self.model, mesh, config, join_sequence_group(mesh.device_type, self.ranks))
+            self._engine = _build_engine(self.model, mesh, config, self.ranks)
         if self._engine.device.type == "cpu":
             keep_freed_memory()
-        self._meter = Meter(self._engine.device, ModelFlops.of_model(self.model))
+        self._meter = Meter(self._engine.device, model_flops, num_sharing=config.tp_size)
         is_first = self.ranks.is_first
         self._exporter = Exporter(self.model, config, self.run_dir, self._log, is_writer=is_first)
         self._trackers = Trackers(config.report_to if is_first else (), config, self.run_dir, self._log)
@@ -206,9 +201,16 @@ class Trainer:
                 rebuild_index(self.run_dir.work_dir)
 
 
-def _required(path: Path | None) -> Path:
+def _build_model(config: TrainerConfig) -> PreTrainedModel:
+    """The model on the meta device, with its adapters; refused if the ranks cannot share it as `config` says."""
+    path = config.load_from or config.model_cfg
     assert path is not None, "TrainerConfig.check guarantees a model"
-    return path
+    model = build_meta_model(read_model_config(path))
+    if config.load_from:
+        add_adapters(model, config.lora, config.load_from)
+    config.check_num_heads(model.config.get_text_config().num_attention_heads)
+    require_plan(model, config.tp_size)
+    return model
 
 
 def _share_run_dir(config: TrainerConfig, ranks: Ranks, fingerprint: str) -> RunDir:
@@ -245,28 +247,29 @@ def _choose_attention(model: PreTrainedModel, mesh: DeviceMesh, config: TrainerC
     return use_attention(model, config.attention, mesh.device_type, compute_dtype(config.fsdp_config, mesh.device_type))
 
 
-def _build_engine(
-    model: PreTrainedModel, mesh: DeviceMesh, config: TrainerConfig, sequence_group: ProcessGroup | None
-) -> TrainEngine:
+def _build_engine(model: PreTrainedModel, mesh: DeviceMesh, config: TrainerConfig, ranks: Ranks) -> TrainEngine:
     """Shard the meta model, fill it from disk or at random, and put an optimizer on it."""
     if config.lora.rank and config.load_from:
         store_frozen_as(model, compute_dtype(config.fsdp_config, mesh.device_type), config.load_from)
-    shard_model(model, mesh, config.fsdp_config)
+    tensor_group = join_tensor_group(mesh.device_type, ranks)
+    shard_model(model, mesh, config.fsdp_config, tensor_group)
     if config.load_from:
         load_weights(model, config.load_from)
     else:
         initialize_weights(model, config.seed)
     initialize_buffers(model)
     if config.lora.rank:
-        initialize_adapters(model, config.seed, mesh.get_rank())
+        initialize_adapters(model, config.seed, dropout_stream=ranks.rank // ranks.tp_size)
     engine = TrainEngine(
         model,
         optimizer_of(model, config),
         mesh=mesh,
-        sequence_group=sequence_group,
+        sequence_group=join_sequence_group(mesh.device_type, ranks),
         max_grad_norm=config.max_grad_norm,
         loss_chunk_size=config.loss_chunk_size,
         z_loss=config.z_loss,
     )
     check_isolation(model, engine.device)
+    if tensor_group:
+        check_replicas(model, tensor_group, engine.device)
     return engine
