@@ -23,6 +23,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "cache": ("cache", "List or delete tokenised data."),
     "monitor": ("monitor", "Follow the runs of a work dir."),
     "runs": ("runs", "List the runs of a work dir."),
+    "export": ("export", "Make a model directory from a checkpoint."),
     "chat": ("chat", "Talk with a model."),
     "demo": ("demo", "The whole path on a tiny model, on a CPU."),
 }

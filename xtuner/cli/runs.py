@@ -12,14 +12,14 @@ from xtuner.run.index import scan
 from xtuner.run.layout import is_run_dir, require_work_dir
 from xtuner.run.text import visible
 
-_HEADER = ("run", "state", "step", "export", "model")
+_HEADER = ("run", "state", "step", "export", "checkpoint", "model")
 
 
 def command(
     work_dir: Path = typer.Argument(..., metavar="WORK_DIR", help="The work dir."),
     json: bool = typer.Option(False, "--json", help="Print the runs as JSON."),
 ) -> None:
-    """List the runs of a work dir, oldest first, with their state of now.
+    """List the runs of a work dir, oldest first, with their state of now, newest export and newest checkpoint.
 
     \b
     Example:
@@ -49,7 +49,15 @@ def _render(runs: list[dict[str, Any]]) -> list[str]:
 def _row(run: dict[str, Any]) -> tuple[str, ...]:
     # The model comes last: it may be of any length and in any script, which would break columns after it.
     export = run["exports"][-1] if run["exports"] else "-"
-    return run["name"], run["state"], f"{run['step']}/{run['total_steps']}", export, _cell(run["model"])
+    step = f"{run['step']}/{run['total_steps']}"
+    return run["name"], run["state"], step, export, _checkpoint(run["checkpoints"]), _cell(run["model"])
+
+
+def _checkpoint(checkpoints: list[dict[str, Any]]) -> str:
+    """The newest whole checkpoint, and how many are broken; `--json` says why."""
+    whole = [checkpoint["name"] for checkpoint in checkpoints if checkpoint["fault"] is None]
+    num_broken = len(checkpoints) - len(whole)
+    return (whole[-1] if whole else "-") + (f" ({num_broken} broken)" if num_broken else "")
 
 
 def _cell(value: object) -> str:

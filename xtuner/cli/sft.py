@@ -3,6 +3,8 @@
 import os
 import shlex
 from dataclasses import replace
+from itertools import count
+from pathlib import Path
 
 import typer
 
@@ -12,6 +14,7 @@ from xtuner.launch.devices import count_accelerators
 from xtuner.launch.plan import LaunchPlan, torchrun_command
 from xtuner.launch.ports import check_endpoint
 from xtuner.run.layout import RunDir
+from xtuner.run.resume import find_resume_point
 from xtuner.v1.config import TrainerConfig
 from xtuner.v1.config.flags import with_flags
 
@@ -46,6 +49,10 @@ def command(
     )
     plan.check()
     check_inputs(config, plan.world_size)
+    if plan.node_rank == 0:
+        point = find_resume_point(config.resume, config.work_dir)
+        if point:
+            console.say(f"resuming {point.run_dir.path} after step {point.checkpoint.step}")
     if plan.rdzv_endpoint is not None:
         check_endpoint(plan.rdzv_endpoint, is_host_here=plan.node_rank == 0)
     if dry_run:
@@ -84,9 +91,16 @@ def launch(plan: LaunchPlan) -> RunDir:
         console.say(f"training with --node-rank 0; output of the ranks here: {log_dir}")
         run_to_end(replace(plan, log_dir=log_dir), None, console.say)
         return RunDir(log_dir)
-    run_dir = RunDir.create(plan.config.work_dir)
-    run_to_end(replace(plan, log_dir=run_dir.logs / "torchrun"), run_dir, console.say)
+    point = find_resume_point(plan.config.resume, plan.config.work_dir)  # again: tokenising may take a while
+    run_dir = point.run_dir if point else RunDir.create(plan.config.work_dir)
+    run_to_end(replace(plan, log_dir=_free_log_dir(run_dir)), run_dir, console.say)
     exports_model = plan.config.lora.exports_model
     console.say("fine-tuned model:" if exports_model else "LoRA adapter:")
     console.data(str(run_dir.latest_export if exports_model else run_dir.latest_adapter))
     return run_dir
+
+
+def _free_log_dir(run_dir: RunDir) -> Path:
+    """Where torchrun keeps what the ranks print in this launch: a resumed run has that of the ones before too."""
+    directories = (run_dir.logs / ("torchrun" if number == 1 else f"torchrun-{number}") for number in count(1))
+    return next(directory for directory in directories if not directory.exists())

@@ -12,6 +12,8 @@ if TYPE_CHECKING:
     from xtuner.v1.config import TrainerConfig
 
 ENTRY = Path(__file__).resolve().parent.parent / "v1" / "train" / "cli" / "sft.py"
+# What torchrun passes on to its ranks: its own choice, and SIGUSR1, which schedulers send before they end a job.
+_SIGNALS = "--signals-to-handle=SIGTERM,SIGINT,SIGHUP,SIGQUIT,SIGUSR1"
 
 
 @dataclass(frozen=True)
@@ -55,7 +57,7 @@ class LaunchPlan:
 
 def torchrun_command(plan: LaunchPlan) -> list[str]:
     """The argv that starts `plan` on this machine."""
-    return [*_torchrun(), *_rendezvous(plan), *_logging(plan), str(ENTRY), *flags_of(plan.config)]
+    return [*_torchrun(), *_rendezvous(plan), _SIGNALS, *_logging(plan), str(ENTRY), *flags_of(plan.config)]
 
 
 def _torchrun() -> list[str]:

@@ -9,11 +9,12 @@ from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
 
-from xtuner.errors import StoppedNotSaved
+from xtuner.errors import StoppedAndSaved, StoppedNotSaved
 from xtuner.launch.devices import threads_per_rank
 from xtuner.launch.failure import explain_failure
 from xtuner.launch.plan import LaunchPlan, torchrun_command
 from xtuner.run.layout import RUN_DIR_VARIABLE, RunDir
+from xtuner.run.status import read_status
 from xtuner.run.tail import FileTail
 
 _POLL_S = 0.2
@@ -48,13 +49,15 @@ def run_to_end(plan: LaunchPlan, run_dir: RunDir | None, on_line: Callable[[str]
             stderr=subprocess.STDOUT,
             start_new_session=True,
         )
-    log = FileTail(run_dir.rank_log(0)) if run_dir else None
+    # Of a run that is resumed, what was said before is not said again.
+    log = FileTail(run_dir.rank_log(0), last_bytes=0) if run_dir else None
+    attempts = _AttemptLinks(plan.log_dir, run_dir) if run_dir else None
     with _passing_signals_on(process) as received:
         is_running = True
         while is_running:
             is_running = process.poll() is None  # before the look, so that the last lines are seen
-            if run_dir and log:
-                _link_attempts(plan.log_dir, run_dir)
+            if log and attempts:
+                attempts.refresh()
                 while lines := log.read_lines():
                     for line in lines:
                         on_line(line)
@@ -62,20 +65,35 @@ def run_to_end(plan: LaunchPlan, run_dir: RunDir | None, on_line: Callable[[str]
                 time.sleep(_POLL_S)
     if process.returncode == 0:
         return
+    status = read_status(run_dir) if run_dir else None
+    if run_dir and status and status.state == "stopped" and status.exit_code == StoppedAndSaved.exit_code:
+        raise StoppedAndSaved(status.message, hint=f"go on with the same command and --resume {run_dir.path}")
     if received:
         raise StoppedNotSaved(
-            f"stopped by {signal.Signals(received[0]).name}; the weights of this run were not saved",
-            hint="start again; a run that ends by itself leaves its weights in hf-latest",
+            f"stopped by {signal.Signals(received[0]).name}; what was trained since the last checkpoint was not saved",
+            hint="start again with --resume auto, which goes on from the last checkpoint if there is one",
         )
     raise explain_failure(plan.log_dir, output_path.read_text(encoding="utf-8", errors="backslashreplace"))
 
 
-def _link_attempts(log_dir: Path, run_dir: RunDir) -> None:
-    """torchrun hides its captures under a random name; `logs/attempt_0` leads there."""
-    for captured in log_dir.glob("*/attempt_*"):
-        link = run_dir.logs / captured.name
-        if not link.is_symlink():
-            link.symlink_to(os.path.relpath(captured, run_dir.logs))
+class _AttemptLinks:
+    """torchrun hides its captures under a random name; `logs/attempt_0` leads there.
+
+    The attempts of a run that is resumed are counted on.
+    """
+
+    def __init__(self, log_dir: Path, run_dir: RunDir) -> None:
+        self._log_dir = log_dir
+        self._run_dir = run_dir
+        self._known: set[Path] = set()
+        self._num_links = len(list(run_dir.logs.glob("attempt_*")))
+
+    def refresh(self) -> None:
+        """Link what is new."""
+        for captured in sorted(set(self._log_dir.glob("*/attempt_*")) - self._known):
+            self._known.add(captured)
+            self._run_dir.attempt_logs(self._num_links).symlink_to(os.path.relpath(captured, self._run_dir.logs))
+            self._num_links += 1
 
 
 @contextmanager

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from xtuner.run.atomic import read_json, write_json
+from xtuner.run.checkpoints import Checkpoint, fault_of, list_checkpoints
 from xtuner.run.layout import RunDir, list_runs
 from xtuner.run.status import judge, read_status
 
@@ -56,7 +57,13 @@ def describe(run_dir: RunDir) -> dict[str, Any]:
         "model": record.get("model"),
         "dataset": record.get("dataset"),
         "exports": _list_exports(run_dir),
+        "checkpoints": [_describe_checkpoint(checkpoint) for checkpoint in list_checkpoints(run_dir)],
     }
+
+
+def _describe_checkpoint(checkpoint: Checkpoint) -> dict[str, Any]:
+    """A checkpoint by its sizes: reading every byte, as a resume does, takes too long for a list."""
+    return {"name": checkpoint.path.name, "step": checkpoint.step, "fault": fault_of(checkpoint, reads_files=False)}
 
 
 def _read_record(run_dir: RunDir) -> dict[str, Any]:

@@ -6,7 +6,7 @@ WORK_DIR/
     run.json config.json status.json
     logs/rank0.log              one text log a rank; logs/attempt_0/: what torchrun captured
     metrics/rank0.jsonl         the same records with full precision
-    checkpoints/
+    checkpoints/                what a resumed run begins from, see run/checkpoints.py
     hf-100/, hf-latest -> hf-100
     adapter-100/, adapter-latest -> adapter-100    runs with LoRA
     hf-40/, hf-best -> hf-40      runs with evaluation data; adapter-best with LoRA
@@ -93,6 +93,11 @@ class RunDir:
     def checkpoints(self) -> Path:
         """The checkpoints, one directory a step."""
         return self.path / "checkpoints"
+
+    @property
+    def save_now(self) -> Path:
+        """Whoever makes this file asks a live run for a checkpoint; the run removes it."""
+        return self.path / "save-now"
 
     def rank_log(self, rank: int) -> Path:
         """The text log of a rank."""
@@ -193,7 +198,7 @@ def point_latest(run_dir: RunDir, step: int) -> None:
     Raises:
         OSError: the old link is still there.
     """
-    _point(run_dir.latest_export, run_dir.export(step))
+    point_link(run_dir.latest_export, run_dir.export(step))
 
 
 def point_latest_adapter(run_dir: RunDir, step: int) -> None:
@@ -202,7 +207,7 @@ def point_latest_adapter(run_dir: RunDir, step: int) -> None:
     Raises:
         OSError: the old link is still there.
     """
-    _point(run_dir.latest_adapter, run_dir.adapter(step))
+    point_link(run_dir.latest_adapter, run_dir.adapter(step))
 
 
 def point_best(run_dir: RunDir, step: int) -> None:
@@ -214,7 +219,7 @@ def point_best(run_dir: RunDir, step: int) -> None:
     links = {run_dir.best_export: run_dir.export(step), run_dir.best_adapter: run_dir.adapter(step)}
     for link, target in links.items():
         if target.is_dir():
-            _point(link, target)
+            point_link(link, target)
 
 
 def remove_exports(run_dir: RunDir, step: int) -> None:
@@ -225,7 +230,12 @@ def remove_exports(run_dir: RunDir, step: int) -> None:
             shutil.rmtree(directory, ignore_errors=True)
 
 
-def _point(link: Path, target: Path) -> None:
+def point_link(link: Path, target: Path) -> None:
+    """Let `link` lead to `target`, its neighbour, atomically.
+
+    Raises:
+        OSError: the old link is still there.
+    """
     temporary = link.with_name(f".{link.name}.{os.getpid()}.{secrets.token_hex(4)}.tmp")
     temporary.symlink_to(target.name)
     try:

@@ -57,10 +57,10 @@ class FileTail:
             if not stat.S_ISREG(status.st_mode):
                 return b""
             if self._identity is None:
-                self._begin(status)
+                self._begin(descriptor, status)
             elif (status.st_dev, status.st_ino) != self._identity or not self._is_same_text(descriptor):
                 self._last_bytes = None  # what replaced the file is new to the caller, all of it
-                self._begin(status)
+                self._begin(descriptor, status)
             chunk = os.pread(descriptor, max_bytes, self._offset)
         finally:
             os.close(descriptor)
@@ -68,11 +68,11 @@ class FileTail:
         self._fingerprint = (self._fingerprint + chunk[-_FINGERPRINT_BYTES:])[-_FINGERPRINT_BYTES:]
         return chunk
 
-    def _begin(self, status: os.stat_result) -> None:
+    def _begin(self, descriptor: int, status: os.stat_result) -> None:
         skipped = max(0, status.st_size - self._last_bytes) if self._last_bytes is not None else 0
         self._identity = (status.st_dev, status.st_ino)
         self._offset, self._fingerprint, self._rest = skipped, b"", b""
-        self._skips_line = skipped > 0
+        self._skips_line = skipped > 0 and os.pread(descriptor, 1, skipped - 1) != b"\n"
 
     def _is_same_text(self, descriptor: int) -> bool:
         """Whether the bytes before the offset are still those that were read; after a truncation they are not."""

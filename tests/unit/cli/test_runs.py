@@ -7,6 +7,7 @@ from functools import partial
 import pytest
 
 from xtuner.run.atomic import write_json
+from xtuner.run.checkpoints import commit, temporary_directory
 from xtuner.run.layout import RunDir
 from xtuner.run.status import start_status, write_status
 
@@ -30,14 +31,30 @@ def test_a_table_of_the_runs(runs, tmp_path):
     lost = make_run(tmp_path, state="running", step=7, heartbeat_at=0.0)
     code, out, err = runs(tmp_path)
     header, *rows = out.splitlines()
-    assert code == 0 and err == "" and header.split() == ["run", "state", "step", "export", "model"]
+    assert code == 0 and err == "" and header.split() == ["run", "state", "step", "export", "checkpoint", "model"]
     assert sorted(map(str.split, rows)) == sorted(
         [
-            [run.name, "finished", "100/100", "hf-100", "Qwen/模型"],
-            [lost.name, "lost", "7/100", "-", "Qwen/模型"],
+            [run.name, "finished", "100/100", "hf-100", "-", "Qwen/模型"],
+            [lost.name, "lost", "7/100", "-", "-", "Qwen/模型"],
         ]
     )
     assert not (tmp_path / ".xtuner").exists(), "a reader writes nothing"
+
+
+def test_checkpoints_are_listed_and_broken_ones_counted(runs, tmp_path):
+    run = make_run(tmp_path, state="failed", step=30)
+    for step in (10, 20):
+        directory = temporary_directory(run, step, "0")
+        directory.mkdir(parents=True)
+        commit(run, directory, step, [], {})
+    (run.checkpoints / "step-00000030").mkdir()
+    assert "step-00000020 (1 broken)" in runs(tmp_path)[1]
+    [entry] = json.loads(runs(tmp_path, "--json")[1])["runs"]
+    assert [(item["step"], item["fault"]) for item in entry["checkpoints"]] == [
+        (10, None),
+        (20, None),
+        (30, "it has no MANIFEST.json"),
+    ]
 
 
 def test_json_is_the_index(runs, tmp_path):

@@ -66,6 +66,11 @@ PUBLIC_FLAGS = [
     "--eval-generations",
     "--eval-generation-tokens",
     "--work-dir",
+    "--checkpoint-interval",
+    "--checkpoint-maxkeep",
+    "--save-first-step",
+    "--resume",
+    "--allow-data-change",
     "--report-to",
 ]
 

@@ -28,6 +28,7 @@ def test_an_entry_has_the_fields_of_the_design(tmp_path):
             "model": "m",
             "dataset": "d",
             "exports": ["hf-100"],
+            "checkpoints": [],
         }
     ]
 

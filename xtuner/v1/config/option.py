@@ -14,6 +14,7 @@ GROUPS = (
     "Sharding and precision",
     "LoRA",
     "Evaluation",
+    "Checkpoints",
     "Output",
 )
 

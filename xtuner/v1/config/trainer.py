@@ -2,6 +2,7 @@
 
 import json
 import math
+import re
 from pathlib import Path
 from typing import Literal
 
@@ -12,6 +13,8 @@ from xtuner.errors import UsageError
 from xtuner.v1.config.option import Options, expand_home, option
 from xtuner.v1.config.parts import AttentionChoice, DatasetConfig, FSDPConfig, LoraConfig, OptimizerName
 
+_SECONDS = {"s": 1, "min": 60, "h": 3600}
+_INTERVAL = re.compile(r"0*([1-9][0-9]{0,8})(s|min|h)?")
 TrackerName = Literal["tensorboard", "wandb", "trackio"]
 
 
@@ -188,6 +191,29 @@ class TrainerConfig(Options):
     work_dir: Path = option(
         Path("work_dirs"), "Directory that holds the runs; each run gets its own inside.", group="Output"
     )
+    checkpoint_interval: str | None = option(
+        None,
+        "How often the state of the run is saved to resume from: a number of steps, or a time such as 30min.  "
+        "[default: when a signal or `touch RUN/save-now` asks for it]",
+        group="Checkpoints",
+        unit="steps or time",
+    )
+    checkpoint_maxkeep: int = option(
+        2, "Checkpoints that are kept; older ones are removed.", group="Checkpoints", unit="checkpoints", ge=1
+    )
+    save_first_step: bool = option(
+        False, "Save after the first step too, to see that saving works.", group="Checkpoints"
+    )
+    resume: str = option(
+        "none",
+        "Go on from a checkpoint: auto takes the newest whole one of the newest run in --work-dir, if there is any; "
+        "or the path of a run or of a checkpoint.",
+        group="Checkpoints",
+        unit="auto|PATH|none",
+    )
+    allow_data_change: bool = option(
+        False, "Resume even though data, packing or batch are not those of the checkpoint.", group="Checkpoints"
+    )
     report_to: tuple[TrackerName, ...] = option(
         (),
         "Metric tracker that gets the values of steps and evaluations too; may be given several times.",
@@ -211,6 +237,14 @@ class TrainerConfig(Options):
     @classmethod
     def _one_tracker_or_several(cls, value: object) -> object:
         return [value] if isinstance(value, str) else value
+
+    @field_validator("checkpoint_interval", mode="before")
+    @classmethod
+    def _steps_or_time(cls, value: object) -> object:
+        text = str(value) if isinstance(value, int) else value
+        if isinstance(text, str) and not _INTERVAL.fullmatch(text):
+            raise ValueError("give a number of steps, or a time such as 90s, 30min or 2h")
+        return text
 
     @field_validator("datasets", mode="before")
     @classmethod
@@ -325,6 +359,16 @@ class TrainerConfig(Options):
         if self.global_batch_size is not None:
             return self.global_batch_size
         return world_size // (self.sp_size * self.tp_size)
+
+    @property
+    def checkpoint_every(self) -> tuple[int | None, float | None]:
+        """Steps, or seconds, between checkpoints; neither of them without `checkpoint_interval`."""
+        if self.checkpoint_interval is None:
+            return None, None
+        match = _INTERVAL.fullmatch(self.checkpoint_interval)
+        assert match is not None, "validated"
+        number, unit = int(match[1]), match[2]
+        return (None, float(number * _SECONDS[unit])) if unit else (number, None)
 
     @property
     def row_limit(self) -> int:

@@ -1,6 +1,7 @@
 """`TrainEngine`: forward, backward, clip and update of one optimizer step."""
 
 import math
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -14,7 +15,7 @@ from xtuner.v1.engine.gradients import clip_gradients
 from xtuner.v1.engine.objective import teach_loss
 from xtuner.v1.loss.cross_entropy import LossTerms
 from xtuner.v1.model.attention import document_bounds
-from xtuner.v1.optim.build import AnyOptimizer, set_learning_rate
+from xtuner.v1.optim.build import AnyOptimizer, set_learning_rate, torch_optimizers
 
 
 @dataclass(frozen=True)
@@ -26,12 +27,14 @@ class StepOutcome:
         reduced_loss: the same over all ranks.
         grad_norm: global L2 norm of the gradient before clipping.
         token_accuracy: share of all ranks' targets that the model finds most likely, 0 to 1.
+        wishes: each of the wishes given to the step, whether any rank has it.
     """
 
     local_loss: float
     reduced_loss: float
     grad_norm: float
     token_accuracy: float
+    wishes: tuple[bool, ...] = ()
 
 
 class TrainEngine:
@@ -66,11 +69,21 @@ class TrainEngine:
         self._num_averaged = mesh.size()
         self._sequence_group = sequence_group
 
-    def train_step(self, batch: StepBatch, lr: float) -> StepOutcome:
+    @property
+    def torch_optimizers(self) -> tuple[torch.optim.Optimizer, ...]:
+        """The optimizers that hold the state."""
+        return torch_optimizers(self._optimizer)
+
+    def train_step(self, batch: StepBatch, lr: float, wishes: Callable[[], Sequence[bool]] = lambda: ()) -> StepOutcome:
         """One optimizer step at learning rate `lr`.
 
         The loss is (sum over all trained tokens of the step) / (their global number). FSDP averages gradients
         over the ranks of the mesh, so each rank backpropagates its sum times their number / global number.
+
+        Args:
+            batch: of this rank.
+            lr: of all parameters.
+            wishes: asked when the gradient is there, equally many on every rank; they travel with the sums.
 
         Raises:
             TrainingFailed: loss or gradient is not finite; raised on every rank, before the weights change.
@@ -82,7 +95,8 @@ class TrainEngine:
             (terms.objective * scale).backward()
             local_sums += sums_of(terms, micro_batch)
         grad_norm = clip_gradients(self.model, self._max_grad_norm, self.device)
-        total_sums = self.sum_over_data(local_sums)
+        wished = torch.tensor(wishes(), dtype=torch.float64, device=self.device)
+        total_sums, num_wishing = self.sum_over_data(torch.cat([local_sums, wished])).split([3, len(wished)])
         if self._sequence_group is not None:  # a part of a pack may have no target: the loss is that of the packs
             dist.all_reduce(local_sums, group=self._sequence_group)
         local_loss = (local_sums[0] / local_sums[2]).item()
@@ -95,7 +109,8 @@ class TrainEngine:
         set_learning_rate(self._optimizer, lr)
         self._optimizer.step()
         self._optimizer.zero_grad(set_to_none=True)
-        return StepOutcome(local_loss, reduced_loss, grad_norm, token_accuracy)
+        any_wishes = tuple(num > 0 for num in num_wishing.tolist())
+        return StepOutcome(local_loss, reduced_loss, grad_norm, token_accuracy, any_wishes)
 
     def loss_terms(self, batch: MicroBatch) -> LossTerms:
         """The loss of one pack, as sums over its targets; every rank must call it, as FSDP gathers the weights."""

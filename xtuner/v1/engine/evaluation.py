@@ -5,8 +5,6 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 import torch
-from torch.distributed.fsdp import FSDPModule
-from transformers import PreTrainedModel
 
 from xtuner.v1.datasets.eval_batches import EvalBatch
 from xtuner.v1.engine.engine import TrainEngine, sums_of
@@ -59,18 +57,5 @@ def evaluate(engine: TrainEngine, batches: Iterable[EvalBatch]) -> EvalOutcome:
             terms = engine.loss_terms(batch.micro_batch.to(engine.device))
             if batch.counts:
                 sums += sums_of(terms, batch.micro_batch)
-    reshard(engine.model)
     cross_entropy, num_correct, num_targets_in_all = engine.sum_over_data(sums).tolist()
     return EvalOutcome(cross_entropy / num_targets_in_all, num_correct / num_targets_in_all, int(num_targets_in_all))
-
-
-def reshard(model: PreTrainedModel) -> None:
-    """Let FSDP free the weights it gathered.
-
-    It keeps those of the root (and with --fsdp-config.no-reshard-after-forward, of all blocks) for a backward pass
-    that does not come here. Until then the model's parameters are the gathered ones, in the dtype of computing, and
-    an export would write those.
-    """
-    for module in model.modules():
-        if isinstance(module, FSDPModule):
-            module.reshard()

@@ -209,5 +209,12 @@ def commit_directory(temporary: Path, directory: Path) -> None:
             os.fsync(descriptor)
         finally:
             os.close(descriptor)
-    temporary.rename(directory)
+    if directory.exists():  # of an attempt that ended between its export and its end; this one is of the same step
+        old = directory.with_name(f".old-{directory.name}")
+        shutil.rmtree(old, ignore_errors=True)
+        directory.rename(old)
+        temporary.rename(directory)
+        shutil.rmtree(old, ignore_errors=True)
+    else:
+        temporary.rename(directory)
     sync_directory(directory.parent)

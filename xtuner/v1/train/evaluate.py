@@ -2,8 +2,9 @@
 
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 from xtuner.data.prepared import PreparedData
 from xtuner.run.atomic import write_json
@@ -39,6 +40,16 @@ class Progress:
     best_step: int = -1
     num_stale: int = 0
     _to_beat: float = field(default=math.inf, init=False)
+
+    def state(self) -> dict[str, float]:
+        """What `restore` takes."""
+        names = ("best_loss", "best_step", "num_stale", "_to_beat")
+        return {name.lstrip("_"): getattr(self, name) for name in names}
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        """Go on from what `state` gave; infinities may be words, as JSON has no numbers for them."""
+        self.best_loss, self._to_beat = float(state["best_loss"]), float(state["to_beat"])
+        self.best_step, self.num_stale = int(state["best_step"]), int(state["num_stale"])
 
     def add(self, step: int, loss: float) -> bool:
         """Take the loss after `step`; whether it is the lowest so far. NaN never is."""
@@ -113,6 +124,16 @@ class Evaluation:
                 f"evaluation: {self._batches.num_packs:,} packs, {self._batches.num_targets:,} trained tokens; "
                 f"before the first step, every {self._interval:,} steps and after the last"
             )
+
+    def progress(self) -> dict[str, float]:
+        """How the evaluation loss went so far, for `go_on_from`."""
+        return self._progress.state()
+
+    def go_on_from(self, state: dict[str, Any]) -> None:
+        """Continue the run that said `state`."""
+        self._progress.restore(state)
+        if self._progress.best_step > 0 and self._run_dir.best_json.exists():
+            self._exporter.best_step = self._progress.best_step
 
     def before_training(self) -> None:
         """Evaluate the model as it was loaded: what training is measured against."""

@@ -20,6 +20,9 @@ class Exporter:
         run_dir: where to.
         log: this rank's.
         is_writer: true on exactly one rank.
+
+    Attributes:
+        best_step: the step of the best model so far, which is exported; None while there is none.
     """
 
     def __init__(
@@ -30,11 +33,11 @@ class Exporter:
         self._run_dir = run_dir
         self._log = log
         self._is_writer = is_writer
-        self._best_step: int | None = None
+        self.best_step: int | None = None
 
     def export_latest(self, step: int) -> Path:
         """Export the model as it is after `step`, as the latest one; the directory of the model, or of its adapter."""
-        if step != self._best_step:  # else it is there already
+        if step != self.best_step:  # else it is there already
             self._export(step)
         if self._is_writer:
             if self._config.lora.rank:
@@ -53,9 +56,9 @@ class Exporter:
         self._export(step)
         if self._is_writer:
             point_best(self._run_dir, step)
-            if self._best_step is not None:
-                remove_exports(self._run_dir, self._best_step)
-        self._best_step = step
+            if self.best_step is not None:
+                remove_exports(self._run_dir, self.best_step)
+        self.best_step = step
 
     def _export(self, step: int) -> None:
         if self._config.lora.rank:

@@ -9,7 +9,6 @@ from xtuner.run.metrics import MetricsWriter
 from xtuner.run.text import visible
 from xtuner.v1.config import TrainerConfig
 from xtuner.v1.engine.engine import TrainEngine
-from xtuner.v1.engine.evaluation import reshard
 from xtuner.v1.engine.sampling import greedy_replies
 from xtuner.v1.train.rank_log import RankLog
 
@@ -61,7 +60,6 @@ class Generations:
             stop_ids=self._stop_ids,
             device=self._engine.device,
         )
-        reshard(self._engine.model)
         if self._records is None:
             return
         for prompt, ids in zip(self._prompts, replies, strict=True):

@@ -1,6 +1,7 @@
 """Times and tokens of the steps, as the log line defines them."""
 
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 import torch
@@ -32,6 +33,14 @@ class Meter:
 
     def __post_init__(self) -> None:
         self._peak_flops = peak_flops(self.device)
+
+    def progress(self) -> dict[str, float]:
+        """Tokens and seconds of the run so far, for `go_on_from`."""
+        return {"tokens": self._run_tokens, "time_s": self._run_time_s}
+
+    def go_on_from(self, state: Mapping[str, float]) -> None:
+        """Continue the run that said `state`."""
+        self._run_tokens, self._run_time_s = float(state["tokens"]), float(state["time_s"])
 
     def begin(self) -> None:
         """A step begins: waiting for its batch counts as data time."""

@@ -1,7 +1,5 @@
 """`Trainer`: from a config to an exported model, on this rank."""
 
-import os
-import sys
 import time
 from contextlib import suppress
 from pathlib import Path
@@ -11,19 +9,14 @@ from transformers import PreTrainedModel
 
 from xtuner.data.prepared import PreparedData
 from xtuner.data.report import report_lines
-from xtuner.data.template import tokenizer_fingerprint
 from xtuner.errors import StoppedAndSaved, StoppedNotSaved, TrainingFailed, XTunerError
 from xtuner.preflight import check_inputs, prepare_evaluation_data, prepare_training_data
-from xtuner.run.atomic import write_json
+from xtuner.run.checkpoints import Checkpoint
 from xtuner.run.index import rebuild_index
-from xtuner.run.layout import RUN_DIR_VARIABLE, RunDir
-from xtuner.run.record import describe_run
-from xtuner.run.status import StatusBeat, start_status
 from xtuner.v1.config import TrainerConfig
 from xtuner.v1.datasets.batches import Batches
 from xtuner.v1.engine.distributed import (
     Ranks,
-    broadcast_string,
     join_process_group,
     join_sequence_group,
     join_tensor_group,
@@ -31,7 +24,7 @@ from xtuner.v1.engine.distributed import (
     require_same_everywhere,
     wait_for_all,
 )
-from xtuner.v1.engine.engine import TrainEngine
+from xtuner.v1.engine.engine import StepOutcome, TrainEngine
 from xtuner.v1.engine.flops import ModelFlops
 from xtuner.v1.engine.isolation import check_isolation
 from xtuner.v1.engine.memory import keep_freed_memory
@@ -45,12 +38,14 @@ from xtuner.v1.model.lora import add_adapters, describe_adapters, initialize_ada
 from xtuner.v1.model.shard import compute_dtype, shard_model
 from xtuner.v1.model.tensor_parallel import require_plan
 from xtuner.v1.optim.schedule import learning_rate
+from xtuner.v1.train.checkpoints import Checkpoints, data_facts
 from xtuner.v1.train.data_log import pad_multiple, plan_lines, progress_log
 from xtuner.v1.train.evaluate import Evaluation
 from xtuner.v1.train.exporter import Exporter
 from xtuner.v1.train.meter import Meter
 from xtuner.v1.train.optimizer import describe_optimizer, optimizer_of
 from xtuner.v1.train.rank_log import RankLog
+from xtuner.v1.train.run_start import start_beat, start_run
 from xtuner.v1.train.signals import die_with_parent, raise_on_stop_signals
 from xtuner.v1.train.trackers import Trackers
 
@@ -77,7 +72,8 @@ class Trainer:
         raise_on_stop_signals()
         mesh = join_process_group(self.ranks, config.fsdp_config.hsdp_sharding_size)
         fingerprint = data.fingerprint()
-        self.run_dir = _share_run_dir(config, self.ranks, fingerprint)
+        start = start_run(config, self.ranks, fingerprint)
+        self.run_dir = start.run_dir
         self._log = RankLog(self.run_dir, self.ranks.rank)
         self._batches = Batches(
             data,
@@ -87,11 +83,11 @@ class Trainer:
             pad_multiple=pad_multiple(config),
         )
         self.total_steps = config.total_step or (config.epoch_num or 1) * self._batches.steps_per_epoch()
-        self._beat = _start_beat(self.run_dir, self.total_steps) if self.ranks.is_first else None
+        self._beat = start_beat(self.run_dir, self.total_steps) if self.ranks.is_first else None
         require_same_everywhere(fingerprint, "the prepared data")
         require_same_everywhere(eval_data.fingerprint() if eval_data else "", "the prepared evaluation data")
         self._attention = _choose_attention(self.model, mesh, config)
-        self._log_start(data, mesh)
+        self._log_start(data, mesh, start.remarks)
         model_flops = ModelFlops.of_model(self.model)  # while it is whole: tensor parallel cuts it
         with answer_out_of_memory(self.model, config, mesh.device_type, step=0):
             self._engine = _build_engine(self.model, mesh, config, self.ranks)
@@ -114,31 +110,78 @@ class Trainer:
             total_steps=self.total_steps,
             set_status=self._set_status,
         )
+        self._checkpoints = Checkpoints(
+            self._engine,
+            config,
+            self.run_dir,
+            self._log,
+            is_first=is_first,
+            facts=data_facts(config, self.ranks.world_size, fingerprint),
+            progress=lambda: {"meter": self._meter.progress(), "evaluation": self._evaluation.progress()},
+        )
+        if start.checkpoint:
+            self._go_on_from(start.checkpoint)
 
     def fit(self) -> Path:
         """Train all steps, export the model, leave the process group, and return the exported directory."""
         self._set_status(state="running")
-        self._evaluation.before_training()
-        for step in range(1, self.total_steps + 1):
+        if self.step == 0:
+            self._evaluation.before_training()
+        for step in range(self.step + 1, self.total_steps + 1):
             self._meter.begin()
             batch = self._batches.fetch(step)
             self._meter.batch_ready()
             lr = self._learning_rate(step)
             self.step = step
             with answer_out_of_memory(self.model, self.config, self._engine.device.type, step=step, batch=batch):
-                outcome = self._engine.train_step(batch, lr)
+                outcome = self._engine.train_step(batch, lr, self._checkpoints.wishes)
             values = self._meter.measure(batch, outcome, lr)
             self._log.step(step, self.total_steps, values)
             self._trackers.step(step, values)
             self._set_status(step=step, step_at=time.time())
             if self._evaluation.ends_run_after(step):
                 break
+            self._save_after(step, outcome)
         self._set_status(state="exporting")
         exported = self._exporter.export_latest(self.step)
         wait_for_all()  # nobody leaves while the first rank still writes
         self._set_status(state="finished", exit_code=0, message=self._evaluation.why_ended_early)
         self._close()
         return exported
+
+    def _save_after(self, step: int, outcome: StepOutcome) -> None:
+        """Save if it is time, and leave if a signal asks for it.
+
+        Raises:
+            StoppedAndSaved: the state after `step` is on disk.
+            StoppedNotSaved: it could not be written.
+        """
+        save_wished, stop_wished = outcome.wishes
+        if step == self.total_steps:  # the export comes at once
+            return
+        self._checkpoints.after_step(step, is_wanted=save_wished or stop_wished)
+        if not stop_wished:
+            return
+        reason = self._checkpoints.stop_reason
+        if self._checkpoints.saved_step != step:
+            raise StoppedNotSaved(
+                f"{reason}; the state after step {step} could not be saved",
+                hint=f"the log of rank 0 says why; checkpoints: {self.run_dir.checkpoints}",
+            )
+        raise StoppedAndSaved(
+            f"{reason} after step {step} of {self.total_steps}; the state is saved",
+            hint=f"go on with the same command and --resume {self.run_dir.path}",
+        )
+
+    def _go_on_from(self, checkpoint: Checkpoint) -> None:
+        progress = self._checkpoints.restore(checkpoint)
+        self.step = checkpoint.step
+        if "meter" in progress:
+            self._meter.go_on_from(progress["meter"])
+        if "evaluation" in progress:
+            self._evaluation.go_on_from(progress["evaluation"])
+        self._log.resumed(checkpoint.step, self.total_steps)
+        self._set_status(step=checkpoint.step)
 
     def report_end(self, error: Exception) -> None:
         """Write into log and status that `error` ended the run; called on the rank that met it."""
@@ -169,13 +212,15 @@ class Trainer:
             scheduler_type=config.scheduler_type,
         )
 
-    def _log_start(self, data: PreparedData, mesh: DeviceMesh) -> None:
+    def _log_start(self, data: PreparedData, mesh: DeviceMesh, remarks: tuple[str, ...]) -> None:
         if not self.ranks.is_first:
             return
         config = self.config
         num_parameters = sum(parameter.numel() for parameter in self.model.parameters())
         dtype = str(compute_dtype(config.fsdp_config, mesh.device_type)).removeprefix("torch.")
         self._log.info(f"run directory: {self.run_dir.path}")
+        for remark in remarks:
+            self._log.warning(remark)
         self._log.info(
             f"model: {type(self.model).__name__}, {num_parameters:,} parameters; compute in {dtype}, "
             f"{'trained ' if config.lora.rank else ''}parameters and gradient reduction in float32"
@@ -211,34 +256,6 @@ def _build_model(config: TrainerConfig) -> PreTrainedModel:
     config.check_num_heads(model.config.get_text_config().num_attention_heads)
     require_plan(model, config.tp_size)
     return model
-
-
-def _share_run_dir(config: TrainerConfig, ranks: Ranks, fingerprint: str) -> RunDir:
-    """The run directory, made by the launcher or by rank 0, known to all ranks."""
-    path = ""
-    if ranks.is_first:
-        given = os.environ.get(RUN_DIR_VARIABLE)
-        run_dir = RunDir(Path(given)) if given else RunDir.create(config.work_dir)
-        resolved = config.model_dump(mode="json")
-        write_json(run_dir.config_json, resolved)
-        write_json(
-            run_dir.run_json, describe_run(["torchrun", *sys.argv], resolved, **_fingerprints(config, fingerprint))
-        )
-        path = str(run_dir.path.absolute())
-    return RunDir(Path(broadcast_string(path)))
-
-
-def _fingerprints(config: TrainerConfig, data_fingerprint: str) -> dict[str, str]:
-    return {
-        "data_fingerprint": data_fingerprint,
-        "tokenizer_fingerprint": tokenizer_fingerprint(config.tokenizer_dir, config.chat_template),
-    }
-
-
-def _start_beat(run_dir: RunDir, total_steps: int) -> StatusBeat:
-    beat = StatusBeat(run_dir, start_status(total_steps))
-    rebuild_index(run_dir.work_dir)
-    return beat
 
 
 def _choose_attention(model: PreTrainedModel, mesh: DeviceMesh, config: TrainerConfig) -> str:

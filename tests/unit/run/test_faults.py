@@ -1,0 +1,50 @@
+"""The points at which a test lets something go wrong."""
+
+import errno
+import os
+import subprocess
+import sys
+
+import pytest
+
+_PROGRAM = """
+from xtuner.run.faults import point
+for _ in range(3):
+    point("other")
+    point("save")
+    print("passed", flush=True)
+"""
+
+
+def _run(fault, rank="0"):
+    environment = {**os.environ, "RANK": rank}
+    environment.pop("XTUNER_FAULT", None)
+    if fault:
+        environment["XTUNER_FAULT"] = fault
+    done = subprocess.run(
+        [sys.executable, "-c", _PROGRAM], env=environment, capture_output=True, text=True, check=False
+    )
+    return done.stdout.count("passed"), done.returncode, done.stderr
+
+
+@pytest.mark.parametrize(
+    ("fault", "num_passed", "returncode"),
+    [
+        ("", 3, 0),
+        ("save:SIGKILL", 0, -9),
+        ("save:nth=3:SIGKILL", 2, -9),
+        ("save:rank=1:SIGKILL", 3, 0),
+        ("save:rank=0:nth=2:SIGTERM", 1, -15),
+        ("elsewhere:SIGKILL", 3, 0),
+        ("save:sleep=0", 3, 0),
+    ],
+)
+def test_a_fault_comes_where_it_is_asked_for(fault, num_passed, returncode):
+    assert _run(fault)[:2] == (num_passed, returncode)
+
+
+@pytest.mark.parametrize("name", ["enospc", "eio"])
+def test_errors_of_the_disk(name):
+    num_passed, _, stderr = _run(f"save:nth=2:{name}")
+    assert num_passed == 1
+    assert os.strerror(getattr(errno, name.upper())) in stderr

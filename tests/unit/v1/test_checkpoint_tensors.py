@@ -1,0 +1,76 @@
+"""The state of an optimizer after a save and a load: the next step is the same."""
+
+import os
+
+import engine_parts
+import pytest
+import torch
+
+from xtuner.errors import EnvironmentFault, ModelError
+from xtuner.run.layout import RunDir
+from xtuner.v1.checkpoint.restore import restore_checkpoint
+from xtuner.v1.checkpoint.save import save_checkpoint
+from xtuner.v1.datasets.batches import Batches
+from xtuner.v1.engine.engine import TrainEngine
+from xtuner.v1.model.matrices import hidden_matrices
+from xtuner.v1.optim.build import build_optimizer
+
+CPU = torch.device("cpu")
+
+
+def _engine(mesh, model_dir, optimizer):
+    model = engine_parts.sharded_model(mesh, model_dir)
+    built = build_optimizer(
+        optimizer,
+        model,
+        hidden_matrices=hidden_matrices(model),
+        lr=1e-3,
+        betas=(0.9, 0.95),
+        weight_decay=0.01,
+        muon_momentum=0.95,
+    )
+    return TrainEngine(model, built, mesh=mesh, max_grad_norm=1.0)
+
+
+def _step(engine, step):
+    batches = Batches(engine_parts.prepared([[(40, 25)], [(60, 33)]]), sequences_per_step=1, seed=0)
+    return vars(engine.train_step(batches.fetch(step), lr=1e-3))
+
+
+@pytest.mark.parametrize("optimizer", ["adamw", "adamw-8bit", "muon"])
+def test_the_step_after_a_load_is_the_step_after_the_save(mesh, tiny_model, tmp_path, optimizer):
+    model_dir = tiny_model("qwen3")
+    before = _engine(mesh, model_dir, optimizer)
+    for step in (1, 2):
+        _step(before, step)
+    run_dir = RunDir.create(tmp_path)
+    checkpoint = save_checkpoint(before.model, before.torch_optimizers, run_dir, 2, device=CPU, facts={"world_size": 1})
+    outcome, weights = _step(before, 3), engine_parts.full_weights(before.model)
+
+    after = _engine(mesh, model_dir, optimizer)
+    assert restore_checkpoint(after.model, after.torch_optimizers, checkpoint, device=CPU)
+    assert _step(after, 3) == outcome
+    for name, weight in engine_parts.full_weights(after.model).items():
+        # 8 bits are rounded anew: a block whose largest number is negative has no code for exactly -1.
+        tolerance = 1e-4 if optimizer == "adamw-8bit" else 0.0
+        torch.testing.assert_close(weight, weights[name], rtol=0.0, atol=tolerance, msg=name)
+
+
+def test_a_checkpoint_of_another_model_is_refused(mesh, tiny_model, tmp_path):
+    first, other = (_engine(mesh, tiny_model(name), "adamw") for name in ("qwen3", "qwen3-untied"))
+    checkpoint = save_checkpoint(
+        first.model, first.torch_optimizers, RunDir.create(tmp_path), 1, device=CPU, facts={"world_size": 1}
+    )
+    with pytest.raises(ModelError, match=r"it has no lm_head\.weight"):
+        restore_checkpoint(other.model, other.torch_optimizers, checkpoint, device=CPU)
+
+
+@pytest.mark.skipif(os.getuid() != 0, reason="only root can give files away")
+def test_a_checkpoint_of_another_user_is_refused(mesh, tiny_model, tmp_path):
+    engine = _engine(mesh, tiny_model("qwen3"), "adamw")
+    checkpoint = save_checkpoint(
+        engine.model, engine.torch_optimizers, RunDir.create(tmp_path), 1, device=CPU, facts={"world_size": 1}
+    )
+    os.chown(checkpoint.tensors / ".metadata", 12345, -1)
+    with pytest.raises(EnvironmentFault, match="belongs to user 12345"):
+        restore_checkpoint(engine.model, engine.torch_optimizers, checkpoint, device=CPU)

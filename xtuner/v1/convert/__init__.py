@@ -1,0 +1,1 @@
+"""From one form of a trained model to another."""

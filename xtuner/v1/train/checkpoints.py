@@ -1,0 +1,167 @@
+"""When a run saves its state, what goes into it, and how a run goes on from it."""
+
+import time
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from typing import Any
+
+from xtuner.errors import DataError, TrainingFailed
+from xtuner.run.checkpoints import Checkpoint, prune
+from xtuner.run.layout import RunDir
+from xtuner.v1.checkpoint.restore import restore_checkpoint
+from xtuner.v1.checkpoint.save import SaveFailed, save_checkpoint
+from xtuner.v1.config import TrainerConfig
+from xtuner.v1.engine.engine import TrainEngine
+from xtuner.v1.train.rank_log import RankLog
+from xtuner.v1.train.signals import StopRequest
+
+# A disk that stays full is worth ending the run for: what it trains would be lost in the end.
+_MAX_FAILURES_IN_A_ROW = 3
+
+
+class Checkpoints:
+    """The checkpoints of one run on one rank; every rank must call the same methods in the same order.
+
+    Args:
+        engine: whose state is saved.
+        config: how often, and how many are kept.
+        run_dir: where to.
+        log: this rank's.
+        is_first: true on the rank that decides about the time, and says what happens.
+        facts: what must not change between saving and resuming, see `data_facts`.
+        progress: gives what else is to be remembered; what the first rank gives is.
+
+    Attributes:
+        saved_step: the step of the newest checkpoint; 0 while there is none.
+    """
+
+    def __init__(
+        self,
+        engine: TrainEngine,
+        config: TrainerConfig,
+        run_dir: RunDir,
+        log: RankLog,
+        *,
+        is_first: bool,
+        facts: Mapping[str, Any],
+        progress: Callable[[], dict[str, Any]],
+    ) -> None:
+        self._engine = engine
+        self._config = config
+        self._run_dir = run_dir
+        self._log = log
+        self._is_first = is_first
+        self._facts = facts
+        self._progress = progress
+        self._interval_steps, self._interval_s = config.checkpoint_every
+        self._saved_at = time.monotonic()
+        self.saved_step = 0
+        self._num_failures = 0
+        self._stop = StopRequest()
+
+    def wishes(self) -> tuple[bool, bool]:
+        """Whether this rank wants the run to save, and to save and stop, after the step at hand."""
+        is_due = self._interval_s is not None and time.monotonic() - self._saved_at >= self._interval_s
+        is_asked = self._is_first and (is_due or self._run_dir.save_now.exists())
+        return is_asked, bool(self._stop.signal_name)
+
+    @property
+    def stop_reason(self) -> str:
+        """The signal that this rank was sent, in words."""
+        return f"stopped by {self._stop.signal_name}" if self._stop.signal_name else "stopped by a signal"
+
+    def after_step(self, step: int, *, is_wanted: bool) -> None:
+        """Save, if it is time or a rank wanted it.
+
+        Raises:
+            TrainingFailed: saving failed again and again.
+        """
+        is_time = self._interval_steps is not None and step % self._interval_steps == 0
+        if is_wanted or is_time or (step == 1 and self._config.save_first_step):
+            self.save(step)
+
+    def save(self, step: int) -> Checkpoint | None:
+        """Save the state after `step`, unless it is saved; None when that failed, which is logged.
+
+        Raises:
+            TrainingFailed: it failed for the third time in a row.
+        """
+        if step == self.saved_step:
+            return None
+        begun_at = time.monotonic()
+        try:
+            checkpoint = save_checkpoint(
+                self._engine.model,
+                self._engine.torch_optimizers,
+                self._run_dir,
+                step,
+                device=self._engine.device,
+                facts={**self._facts, "progress": self._progress()},
+            )
+        except SaveFailed as error:
+            self._note_failure(step, error)
+            return None
+        self._saved_at, self.saved_step, self._num_failures = time.monotonic(), step, 0
+        if self._is_first:
+            self._log.info(f"saved {checkpoint.path} in {self._saved_at - begun_at:.1f} s")
+            with suppress(OSError):
+                self._run_dir.save_now.unlink(missing_ok=True)
+            try:
+                prune(self._run_dir, self._config.checkpoint_maxkeep)
+            except OSError as error:
+                self._log.warning(f"an old checkpoint could not be removed: {error}")
+        return checkpoint
+
+    def restore(self, checkpoint: Checkpoint) -> dict[str, Any]:
+        """Go on from `checkpoint`; the progress that was saved with it.
+
+        Raises:
+            DataError: data, packing or batch are others, and `--allow-data-change` is not given.
+            ModelError, EnvironmentFault: see `restore_checkpoint`.
+        """
+        manifest = checkpoint.manifest()
+        changes = [
+            f"{name} {manifest.get(name)!r} is now {value!r}"
+            for name, value in self._facts.items()
+            if name != "world_size" and manifest.get(name) != value
+        ]
+        if changes and not self._config.allow_data_change:
+            raise DataError(
+                f"{checkpoint.path} is of other data: {'; '.join(changes)}",
+                hint="resume with the data and options of the run, or pass --allow-data-change",
+            )
+        goes_on = restore_checkpoint(
+            self._engine.model, self._engine.torch_optimizers, checkpoint, device=self._engine.device
+        )
+        self.saved_step, self._saved_at = checkpoint.step, time.monotonic()
+        if self._is_first:
+            self._log.info(f"resumed from {checkpoint.path}: the next step is {checkpoint.step + 1}")
+            for change in changes:
+                self._log.warning(f"resumed with other data: {change}")
+            if not goes_on:
+                self._log.info(
+                    f"saved by {manifest.get('world_size')} ranks, resumed by {self._facts['world_size']}: "
+                    "random numbers (dropout) begin anew"
+                )
+        return dict(manifest.get("progress") or {})
+
+    def _note_failure(self, step: int, error: SaveFailed) -> None:
+        self._num_failures += 1
+        what = f"the checkpoint of step {step} could not be saved: {error}"
+        if self._num_failures >= _MAX_FAILURES_IN_A_ROW:
+            raise TrainingFailed(
+                f"{what} ({self._num_failures} times in a row)",
+                hint=f"make room in {self._run_dir.path}, then go on with --resume auto",
+            )
+        if self._is_first:
+            self._log.warning(f"{what}; training goes on, those before it are kept")
+
+
+def data_facts(config: TrainerConfig, world_size: int, data_fingerprint: str) -> dict[str, Any]:
+    """What decides which rows a step trains, and on how many ranks."""
+    return {
+        "world_size": world_size,
+        "data": data_fingerprint,
+        "sequences_per_step": config.sequences_per_step(world_size),
+        "seed": config.seed,
+    }
