@@ -26,6 +26,7 @@ from xtuner.errors import EnvironmentFault, UsageError
 from xtuner.run.atomic import sync_directory
 
 _RUN_NAME = re.compile(r"[0-9]{8}-[0-9]{6}-[0-9a-f]{4}")
+_EXPORT_NAME = re.compile(r"(?:hf|adapter)-([0-9]+)")
 _NUM_NAMES_TRIED = 100
 # Set by the launcher for its ranks: it makes the run directory, to have a place for what torchrun captures.
 RUN_DIR_VARIABLE = "XTUNER_RUN_DIR"
@@ -220,6 +221,12 @@ def point_best(run_dir: RunDir, step: int) -> None:
     for link, target in links.items():
         if target.is_dir():
             point_link(link, target)
+
+
+def exported_steps(run_dir: RunDir) -> list[int]:
+    """The steps after which models or adapters were exported, in their order."""
+    names = (path.name for path in run_dir.path.iterdir() if path.is_dir() and not path.is_symlink())
+    return sorted({int(match[1]) for name in names if (match := _EXPORT_NAME.fullmatch(name))})
 
 
 def remove_exports(run_dir: RunDir, step: int) -> None:

@@ -71,6 +71,8 @@ PUBLIC_FLAGS = [
     "--save-first-step",
     "--resume",
     "--allow-data-change",
+    "--hf-interval",
+    "--hf-max-keep",
     "--report-to",
 ]
 

@@ -9,11 +9,13 @@ import torch
 from xtuner.errors import EnvironmentFault, ModelError
 from xtuner.run.layout import RunDir
 from xtuner.v1.checkpoint.restore import restore_checkpoint
-from xtuner.v1.checkpoint.save import save_checkpoint
+from xtuner.v1.checkpoint.save import SaveFailed, save_checkpoint
+from xtuner.v1.config import TrainerConfig
 from xtuner.v1.datasets.batches import Batches
 from xtuner.v1.engine.engine import TrainEngine
 from xtuner.v1.model.matrices import hidden_matrices
 from xtuner.v1.optim.build import build_optimizer
+from xtuner.v1.train.checkpoints import checkpoint_bytes
 
 CPU = torch.device("cpu")
 
@@ -74,3 +76,23 @@ def test_a_checkpoint_of_another_user_is_refused(mesh, tiny_model, tmp_path):
     os.chown(checkpoint.tensors / ".metadata", 12345, -1)
     with pytest.raises(EnvironmentFault, match="belongs to user 12345"):
         restore_checkpoint(engine.model, engine.torch_optimizers, checkpoint, device=CPU)
+
+
+def test_without_room_nothing_is_begun(mesh, tiny_model, tmp_path):
+    engine = _engine(mesh, tiny_model("qwen3"), "adamw")
+    run_dir = RunDir.create(tmp_path)
+    with pytest.raises(SaveFailed, match=r"needs about 1,000,000,000,000,000,000 bytes, [\d,]+ are free"):
+        save_checkpoint(engine.model, engine.torch_optimizers, run_dir, 1, device=CPU, facts={}, needed_bytes=10**18)
+    assert not run_dir.checkpoints.exists()
+
+
+@pytest.mark.parametrize("optimizer", ["adamw", "muon"])
+def test_the_size_is_known_beforehand(mesh, tiny_model, tmp_path, optimizer):
+    engine = _engine(mesh, tiny_model("qwen3"), optimizer)
+    _step(engine, 1)
+    checkpoint = save_checkpoint(
+        engine.model, engine.torch_optimizers, RunDir.create(tmp_path), 1, device=CPU, facts={}
+    )
+    expected = checkpoint_bytes(engine.model, TrainerConfig(load_from="m", dataset="d", optimizer=optimizer))
+    tensors = sum(path.stat().st_size for path in checkpoint.tensors.glob("*.distcp"))
+    assert expected <= tensors <= 1.3 * expected  # each tensor has a head of its own

@@ -4,6 +4,7 @@ A save that fails costs nothing but itself: what was written is removed, the che
 learns of it.
 """
 
+import errno
 import shutil
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
@@ -35,6 +36,7 @@ def save_checkpoint(
     *,
     device: torch.device,
     facts: Mapping[str, Any],
+    needed_bytes: int = 0,
 ) -> Checkpoint:
     """Save the state after `step`; collective.
 
@@ -44,13 +46,14 @@ def save_checkpoint(
         run_dir: where to.
         step: the last step that was trained.
         device: whose random numbers are saved too.
-        facts: what the manifest says besides, the same on every rank.
+        facts: what the manifest says besides; what the first rank gives is.
+        needed_bytes: about how much it will take; with less room it is not begun.
 
     Raises:
         SaveFailed: nothing was saved.
     """
     rank = dist.get_rank()
-    temporary = _agree(lambda: _begin(run_dir, step) if rank == 0 else None)[0]
+    temporary = _agree(lambda: _begin(run_dir, step, needed_bytes) if rank == 0 else None)[0]
     assert temporary is not None
     try:
         entries = _agree(lambda: _write_part(model, optimizers, temporary, rank, device))
@@ -64,13 +67,16 @@ def save_checkpoint(
     return checkpoint
 
 
-def _begin(run_dir: RunDir, step: int) -> Path:
-    """An empty temporary directory; an earlier checkpoint of the same step is in the way.
+def _begin(run_dir: RunDir, step: int, needed_bytes: int) -> Path:
+    """An empty temporary directory.
 
     Raises:
-        OSError: it cannot be made.
+        OSError: it cannot be made, or there is too little room.
     """
     point("save.mkdir")
+    free = shutil.disk_usage(run_dir.path).free
+    if free < needed_bytes:
+        raise OSError(errno.ENOSPC, f"needs about {needed_bytes:,} bytes, {free:,} are free", str(run_dir.path))
     temporary = temporary_directory(run_dir, step, new_save_id())
     (temporary / "state").mkdir(parents=True)
     return temporary

@@ -214,6 +214,16 @@ class TrainerConfig(Options):
     allow_data_change: bool = option(
         False, "Resume even though data, packing or batch are not those of the checkpoint.", group="Checkpoints"
     )
+    hf_interval: int | None = option(
+        None, "Steps between exports of the model, besides the one at the end.", group="Output", unit="steps", ge=1
+    )
+    hf_max_keep: int | None = option(
+        None,
+        "Exports that are kept, the best one besides; older ones are removed.  [default: all]",
+        group="Output",
+        unit="exports",
+        ge=1,
+    )
     report_to: tuple[TrackerName, ...] = option(
         (),
         "Metric tracker that gets the values of steps and evaluations too; may be given several times.",

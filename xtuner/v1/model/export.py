@@ -18,6 +18,8 @@ from safetensors.torch import save_file
 from transformers import PreTrainedModel
 from transformers.core_model_loading import revert_weight_conversion
 
+from xtuner.errors import EnvironmentFault, TrainingFailed
+from xtuner.hub.safetensors_header import read_header
 from xtuner.hub.weights import weight_map
 from xtuner.run.atomic import sync_directory, write_json
 from xtuner.v1.model.lora import merged_tensors
@@ -48,6 +50,10 @@ def export_model(
         is_writer: true on exactly one rank.
         chat_template: the template that was trained with, where it is another than the tokenizer's own.
         max_shard_bytes: a weight file is closed before it grows beyond this.
+
+    Raises:
+        TrainingFailed: a weight is not finite.
+        EnvironmentFault: what was written cannot be read back.
     """
     writer = _ShardWriter(begin_directory(directory), max_shard_bytes) if is_writer else None
     source_files = weight_map(source) if source and writer else {}
@@ -58,6 +64,7 @@ def export_model(
     if writer:
         _add_untouched(writer, model, source_files)
         writer.finish()
+        writer.verify()
         _write_small_files(model, writer.directory, source, tokenizer_dir)
         if chat_template:  # it wins over one inside tokenizer_config.json
             shutil.copyfile(chat_template, writer.directory / "chat_template.jinja")
@@ -125,10 +132,17 @@ class _ShardWriter:
         self._open_bytes = 0
         self._num_files = 0
         self.locations: dict[str, int] = {}  # tensor name -> number of its file
+        self._shapes: dict[str, tuple[int, ...]] = {}
         self.total_bytes = 0
 
     def add(self, name: str, tensor: torch.Tensor) -> None:
+        if tensor.is_floating_point() and not tensor.isfinite().all():
+            raise TrainingFailed(
+                f"{name} holds NaN or infinity: the model was not exported",
+                hint="the last checkpoint and the exports before are as they were; lower --lr",
+            )
         size = tensor.numel() * tensor.element_size()
+        self._shapes[name] = tuple(tensor.shape)
         if self._open and self._open_bytes + size > self._max_bytes:
             self._close_file()
         # A tensor may share storage with another (a split of one matrix); safetensors wants its own.
@@ -159,6 +173,24 @@ class _ShardWriter:
                 "weight_map": {name: names[number] for name, number in sorted(self.locations.items())},
             },
         )
+
+    def verify(self) -> None:
+        """Read back what the files say they hold.
+
+        Raises:
+            EnvironmentFault: it is not what was written.
+        """
+        found: dict[str, tuple[int, ...]] = {}
+        for path in sorted(self.directory.glob("*.safetensors")):
+            found |= {name: tensor.shape for name, tensor in read_header(path).tensors.items()}
+        if found != self._shapes:
+            differing = sorted(
+                name for name in found.keys() | self._shapes if found.get(name) != self._shapes.get(name)
+            )
+            raise EnvironmentFault(
+                f"{self.directory} does not hold what was written: {', '.join(differing[:5])}",
+                hint="the disk may be failing or full; the last checkpoint can be exported elsewhere: xtuner export",
+            )
 
     def _close_file(self) -> None:
         path = self._temporary(self._num_files)

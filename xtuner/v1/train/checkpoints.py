@@ -1,22 +1,28 @@
 """When a run saves its state, what goes into it, and how a run goes on from it."""
 
+import shutil
 import time
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from typing import Any
 
-from xtuner.errors import DataError, TrainingFailed
+from transformers import PreTrainedModel
+
+from xtuner.errors import DataError
 from xtuner.run.checkpoints import Checkpoint, prune
 from xtuner.run.layout import RunDir
 from xtuner.v1.checkpoint.restore import restore_checkpoint
 from xtuner.v1.checkpoint.save import SaveFailed, save_checkpoint
 from xtuner.v1.config import TrainerConfig
 from xtuner.v1.engine.engine import TrainEngine
+from xtuner.v1.model.matrices import hidden_matrices
+from xtuner.v1.model.shard import whole_shape
+from xtuner.v1.optim.build import STATE_BYTES
 from xtuner.v1.train.rank_log import RankLog
 from xtuner.v1.train.signals import StopRequest
 
-# A disk that stays full is worth ending the run for: what it trains would be lost in the end.
-_MAX_FAILURES_IN_A_ROW = 3
+_GIB = 2**30
+_PARAMETER_BYTES = 4
 
 
 class Checkpoints:
@@ -56,8 +62,10 @@ class Checkpoints:
         self._interval_steps, self._interval_s = config.checkpoint_every
         self._saved_at = time.monotonic()
         self.saved_step = 0
-        self._num_failures = 0
+        self._needed_bytes = checkpoint_bytes(engine.model, config)
         self._stop = StopRequest()
+        if is_first and config.checkpoint_interval:
+            self._warn_of_little_room()
 
     def wishes(self) -> tuple[bool, bool]:
         """Whether this rank wants the run to save, and to save and stop, after the step at hand."""
@@ -71,20 +79,15 @@ class Checkpoints:
         return f"stopped by {self._stop.signal_name}" if self._stop.signal_name else "stopped by a signal"
 
     def after_step(self, step: int, *, is_wanted: bool) -> None:
-        """Save, if it is time or a rank wanted it.
-
-        Raises:
-            TrainingFailed: saving failed again and again.
-        """
+        """Save, if it is time or a rank wanted it."""
         is_time = self._interval_steps is not None and step % self._interval_steps == 0
         if is_wanted or is_time or (step == 1 and self._config.save_first_step):
             self.save(step)
 
     def save(self, step: int) -> Checkpoint | None:
-        """Save the state after `step`, unless it is saved; None when that failed, which is logged.
+        """Save the state after `step`, unless it is saved; None when that failed.
 
-        Raises:
-            TrainingFailed: it failed for the third time in a row.
+        A failure costs a warning and never the run: a disk may have room again at the next time.
         """
         if step == self.saved_step:
             return None
@@ -97,11 +100,17 @@ class Checkpoints:
                 step,
                 device=self._engine.device,
                 facts={**self._facts, "progress": self._progress()},
+                needed_bytes=self._needed_bytes,
             )
         except SaveFailed as error:
-            self._note_failure(step, error)
+            self._saved_at = time.monotonic()  # not at every step from here on, if it is a matter of time
+            if self._is_first:
+                self._log.warning(
+                    f"the checkpoint of step {step} could not be saved: {error}; training goes on, "
+                    "the checkpoints before it are kept"
+                )
             return None
-        self._saved_at, self.saved_step, self._num_failures = time.monotonic(), step, 0
+        self._saved_at, self.saved_step = time.monotonic(), step
         if self._is_first:
             self._log.info(f"saved {checkpoint.path} in {self._saved_at - begun_at:.1f} s")
             with suppress(OSError):
@@ -145,16 +154,30 @@ class Checkpoints:
                 )
         return dict(manifest.get("progress") or {})
 
-    def _note_failure(self, step: int, error: SaveFailed) -> None:
-        self._num_failures += 1
-        what = f"the checkpoint of step {step} could not be saved: {error}"
-        if self._num_failures >= _MAX_FAILURES_IN_A_ROW:
-            raise TrainingFailed(
-                f"{what} ({self._num_failures} times in a row)",
-                hint=f"make room in {self._run_dir.path}, then go on with --resume auto",
+    def _warn_of_little_room(self) -> None:
+        num_kept = self._config.checkpoint_maxkeep
+        needed = (num_kept + 1) * self._needed_bytes  # an old one goes only when the new one is whole
+        free = shutil.disk_usage(self._run_dir.path).free
+        if free < needed:
+            self._log.warning(
+                f"checkpoints take {self._needed_bytes / _GIB:.2f} GiB each, {num_kept} of them and the one that is "
+                f"written {needed / _GIB:.2f} GiB; {self._run_dir.path} has {free / _GIB:.2f} GiB free"
             )
-        if self._is_first:
-            self._log.warning(f"{what}; training goes on, those before it are kept")
+
+
+def checkpoint_bytes(model: PreTrainedModel, config: TrainerConfig) -> int:
+    """About how much a checkpoint of `model` takes on disk: the trained parameters and the optimizer's state.
+
+    What is kept in 8 bits is written in float32.
+    """
+    of_matrices, of_others = STATE_BYTES["adamw" if config.optimizer == "adamw-8bit" else config.optimizer]
+    matrices = {id(weight) for weight in hidden_matrices(model)}
+    return sum(
+        whole_shape(parameter).numel()
+        * (_PARAMETER_BYTES + int(of_matrices if id(parameter) in matrices else of_others))
+        for parameter in model.parameters()
+        if parameter.requires_grad
+    )
 
 
 def data_facts(config: TrainerConfig, world_size: int, data_fingerprint: str) -> dict[str, Any]:

@@ -4,7 +4,14 @@ from pathlib import Path
 
 from transformers import PreTrainedModel
 
-from xtuner.run.layout import RunDir, point_best, point_latest, point_latest_adapter, remove_exports
+from xtuner.run.layout import (
+    RunDir,
+    exported_steps,
+    point_best,
+    point_latest,
+    point_latest_adapter,
+    remove_exports,
+)
 from xtuner.v1.config import TrainerConfig
 from xtuner.v1.model.export import export_model
 from xtuner.v1.model.export_lora import export_adapter
@@ -46,7 +53,13 @@ class Exporter:
             if self._config.lora.exports_model:
                 point_latest(self._run_dir, step)
                 self._log.info(f"exported to {self._run_dir.export(step)}")
+            self._remove_old()
         return self._run_dir.export(step) if self._config.lora.exports_model else self._run_dir.adapter(step)
+
+    def after_step(self, step: int) -> None:
+        """Export, if it is time."""
+        if self._config.hf_interval and step % self._config.hf_interval == 0:
+            self.export_latest(step)
 
     def export_best(self, step: int) -> None:
         """Export the model as it is after `step`, let `hf-best` lead there, and remove what was the best before.
@@ -59,6 +72,12 @@ class Exporter:
             if self.best_step is not None:
                 remove_exports(self._run_dir, self.best_step)
         self.best_step = step
+
+    def _remove_old(self) -> None:
+        """Remove all but the newest ones, and those that a link leads to."""
+        if self._config.hf_max_keep:
+            for step in exported_steps(self._run_dir)[: -self._config.hf_max_keep]:
+                remove_exports(self._run_dir, step)
 
     def _export(self, step: int) -> None:
         if self._config.lora.rank:

@@ -150,7 +150,7 @@ class Trainer:
         return exported
 
     def _save_after(self, step: int, outcome: StepOutcome) -> None:
-        """Save if it is time, and leave if a signal asks for it.
+        """Export and save if it is time, and leave if a signal asks for it.
 
         Raises:
             StoppedAndSaved: the state after `step` is on disk.
@@ -159,6 +159,7 @@ class Trainer:
         save_wished, stop_wished = outcome.wishes
         if step == self.total_steps:  # the export comes at once
             return
+        self._exporter.after_step(step)
         self._checkpoints.after_step(step, is_wanted=save_wished or stop_wished)
         if not stop_wished:
             return
