@@ -137,10 +137,9 @@ def test_a_save_that_fails_costs_a_warning(tiny_model, chats, tmp_path, undistur
     assert _weights(tmp_path) == undisturbed[0]
 
 
-def _stopped(command, number, while_dead=()):
-    """Start `command`, wait for its first step, send it a signal; exit code and what it said."""
+def _started(command):
     program, *arguments = map(str, command)
-    process = subprocess.Popen(
+    return subprocess.Popen(
         [str(BIN / program), *arguments],
         cwd=ROOT,
         env={**os.environ, "NO_COLOR": "1"},
@@ -148,12 +147,17 @@ def _stopped(command, number, while_dead=()):
         stderr=subprocess.PIPE,
         text=True,
     )
+
+
+def _stopped(command, number):
+    """Start `command`, wait for its first step, send it a signal; exit code and what it said."""
     seen = []
-    for line in process.stderr:
-        seen.append(line)
-        if " Step 1/" in line:
-            process.send_signal(number)
-    return process.wait(), "".join(seen)
+    with _started(command) as process:
+        for line in process.stderr:
+            seen.append(line)
+            if " Step 1/" in line:
+                process.send_signal(number)
+    return process.returncode, "".join(seen)
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGUSR1], ids=lambda number: number.name)
@@ -172,22 +176,19 @@ def test_a_signal_saves_and_stops(tiny_model, chats, tmp_path, number):
 
 def test_save_now_saves_without_stopping(tiny_model, chats, tmp_path):
     command = _command(tiny_model, chats, tmp_path, "--total-step", 100_000, "--checkpoint-interval", 100_000)
-    program, *arguments = map(str, command)
-    process = subprocess.Popen(
-        [str(BIN / program), *arguments], cwd=ROOT, stdin=subprocess.DEVNULL, stderr=subprocess.PIPE
-    )
-    try:
-        while not (runs := list_runs(tmp_path)) or not (status := read_status(runs[0])) or status.step < 2:
-            assert process.poll() is None
-            time.sleep(0.1)
-        runs[0].save_now.touch()
-        while not list_checkpoints(runs[0]) or runs[0].save_now.exists():
-            assert process.poll() is None
-            time.sleep(0.1)
-        assert fault_of(list_checkpoints(runs[0])[0]) is None
-    finally:
-        process.send_signal(signal.SIGTERM)
-        process.communicate()
+    with _started(command) as process:
+        try:
+            while not (runs := list_runs(tmp_path)) or not (status := read_status(runs[0])) or status.step < 2:
+                assert process.poll() is None
+                time.sleep(0.1)
+            runs[0].save_now.touch()
+            while not list_checkpoints(runs[0]) or runs[0].save_now.exists():
+                assert process.poll() is None
+                time.sleep(0.1)
+            assert fault_of(list_checkpoints(runs[0])[0]) is None
+        finally:
+            process.send_signal(signal.SIGTERM)
+            process.communicate()
     assert process.returncode == 7
 
 
