@@ -15,6 +15,7 @@ import re
 import secrets
 import shutil
 from collections.abc import Iterable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -159,9 +160,7 @@ def temporary_directory(run_dir: RunDir, step: int, save_id: str) -> Path:
 
 
 def durable_entry(directory: Path, path: Path) -> FileEntry:
-    """Make a written file durable and describe it.
-
-    Writers that sync (`torch.distributed.checkpoint`) may have synced through another descriptor, or not all files.
+    """Make a written file durable and describe it; it is hashed while the disk works.
 
     Raises:
         OSError: the disk failed; what the file holds is not known then.
@@ -169,10 +168,13 @@ def durable_entry(directory: Path, path: Path) -> FileEntry:
     descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     try:
         point("save.fsync")
-        os.fsync(descriptor)
+        with ThreadPoolExecutor(max_workers=1) as pool:
+            syncing = pool.submit(os.fsync, descriptor)
+            sha256 = sha256_of(path)
+            syncing.result()
     finally:
         os.close(descriptor)
-    return FileEntry(path.relative_to(directory).as_posix(), path.stat().st_size, sha256_of(path))
+    return FileEntry(path.relative_to(directory).as_posix(), path.stat().st_size, sha256)
 
 
 def sha256_of(path: Path) -> str:

@@ -23,7 +23,7 @@ _MODEL, _OPTIMIZER = "model.", "optimizer."
 
 
 def save_tensors(model: PreTrainedModel, optimizers: Iterable[torch.optim.Optimizer], directory: Path) -> None:
-    """Write the state into `directory`, which must not hold any; collective.
+    """Write the state into `directory`, which must not hold any; the caller makes it durable; collective.
 
     Raises:
         BaseException: of `torch.distributed.checkpoint`, on every rank, if one could not write.
@@ -32,7 +32,7 @@ def save_tensors(model: PreTrainedModel, optimizers: Iterable[torch.optim.Optimi
     for optimizer, parameter, name in _trained(model, optimizers):
         for word, value in optimizer.state[parameter].items():
             state[_key(word, name)] = _as_numbers(value)
-    save(state, storage_writer=FileSystemWriter(directory, overwrite=False, sync_files=True))
+    save(state, storage_writer=FileSystemWriter(directory, overwrite=False, sync_files=False))
 
 
 def load_tensors(model: PreTrainedModel, optimizers: Iterable[torch.optim.Optimizer], directory: Path) -> None:
