@@ -3,18 +3,20 @@
 import shlex
 import shutil
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import typer
 
 from xtuner.cli import console
 from xtuner.cli.download_text import plan_lines, verdict_lines
 from xtuner.cli.progress import downloading_bar
-from xtuner.errors import EnvironmentFault, ModelError
+from xtuner.errors import EnvironmentFault, ModelError, StoppedAndSaved
 
 if TYPE_CHECKING:
-    from xtuner.hub.download_plan import DownloadPlan, Selection
+    from xtuner.hub.download_plan import DownloadPlan
     from xtuner.hub.download_target import CacheTarget, LocalTarget
     from xtuner.hub.hub_client import HubClient
     from xtuner.hub.transfer import Transfer
@@ -54,23 +56,29 @@ def command(
     """
     from xtuner.hub.download_plan import Selection
     from xtuner.hub.hub_client import choose_endpoint, connect
+    from xtuner.hub.hub_errors import explained
     from xtuner.hub.hub_repo import make_plan, parse_repo
 
     repo_id, revision = parse_repo(repo, revision)
     if local_dir is not None:
+        local_dir = local_dir.expanduser()  # which no shell does in --local-dir=~/models
         _check_place(local_dir)
-    client = connect(choose_endpoint(endpoint, mirror), token_file)
-    _say_endpoint(client)
-    selection = Selection(include or (), exclude or ())
-    plan = make_plan(client, repo_id, revision, selection, console.say)
-    download(client, plan, local_dir, selection, force=force, dry_run=dry_run, as_json=json)
+    hub = choose_endpoint(endpoint, mirror)
+    try:
+        with _offering_what_is_cached(repo_id):
+            client = connect(hub, token_file)
+            _say_endpoint(client)
+            plan = make_plan(client, repo_id, revision, Selection(include or (), exclude or ()), console.say)
+        with explained(client, repo_id, revision):
+            download(client, plan, local_dir, force=force, dry_run=dry_run, as_json=json)
+    except KeyboardInterrupt:
+        raise StoppedAndSaved("stopped") from None
 
 
 def download(
     client: "HubClient",
     plan: "DownloadPlan",
     local_dir: Path | None,
-    selection: "Selection",
     *,
     force: bool,
     dry_run: bool,
@@ -81,12 +89,10 @@ def download(
     Raises:
         XTunerError: the download failed or was stopped, or what came cannot be trained.
     """
-    from huggingface_hub.constants import HF_HUB_CACHE
-
     from xtuner.hub.download_target import CacheTarget, LocalTarget, check_in_the_way
     from xtuner.hub.transfer import Transfer
 
-    cached = CacheTarget(Path(HF_HUB_CACHE).expanduser(), plan)
+    cached = CacheTarget(_cache_dir(), plan)
     target = cached if local_dir is None else LocalTarget(local_dir, cached)
     if isinstance(target, LocalTarget) and not force:
         check_in_the_way(target, plan)
@@ -102,7 +108,7 @@ def download(
         elif choice == "download":
             transfer = Transfer(client, plan, target, force=True)
     _carry_out(plan, target, transfer)
-    _finish(plan, target, selection, as_json=as_json)
+    _finish(plan, target, as_json=as_json)
 
 
 def _check_place(local_dir: Path) -> None:
@@ -114,6 +120,27 @@ def _check_place(local_dir: Path) -> None:
     for finding in inspect_model(local_dir).findings:
         if finding.code in _WRONG_PLACES and not (local_dir / "config.json").exists():
             raise ModelError(finding.message, hint=finding.hint)
+
+
+@contextmanager
+def _offering_what_is_cached(repo_id: str) -> Iterator[None]:
+    """Without network or access, an older download in the Hub cache may do."""
+    try:
+        yield
+    except EnvironmentFault as error:
+        from xtuner.hub.download_target import newest_snapshot
+
+        snapshot = newest_snapshot(_cache_dir(), repo_id)
+        if snapshot is None:
+            raise
+        offer = f"or use what the Hub cache has: xtuner sft --load-from {shlex.quote(str(snapshot))}"
+        raise EnvironmentFault(error.message, hint=f"{error.hint}\n{offer}") from None
+
+
+def _cache_dir() -> Path:
+    from huggingface_hub.constants import HF_HUB_CACHE
+
+    return Path(HF_HUB_CACHE).expanduser()
 
 
 def _say_endpoint(client: "HubClient") -> None:
@@ -163,7 +190,7 @@ def _offer_cached(cached: "CacheTarget", plan: "DownloadPlan", target: "LocalTar
     while True:
         key = typer.getchar().lower()
         if key in ("q", "\x03", "\x04", "\x1b"):
-            raise typer.Exit
+            raise KeyboardInterrupt
         if key in ("u", "c", "d"):
             return {"u": "use", "c": "copy", "d": "download"}[key]
 
@@ -184,7 +211,7 @@ def _carry_out(plan: "DownloadPlan", target: "CacheTarget | LocalTarget", transf
         transfer.run(on_progress, on_notice)
 
 
-def _finish(plan: "DownloadPlan", target: Any, selection: "Selection", *, as_json: bool) -> None:
+def _finish(plan: "DownloadPlan", target: "CacheTarget | LocalTarget", *, as_json: bool) -> None:
     """Print where the model is, then say what it is worth; that is the exit code."""
     from xtuner.hub.model_dir import inspect_model
 

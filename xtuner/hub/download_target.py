@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from xtuner.errors import EnvironmentFault, UsageError
+from xtuner.hub.cache_layout import recognise_cache
 from xtuner.hub.content_hash import has_content_of
 from xtuner.hub.download_plan import DownloadPlan, RemoteFile
 from xtuner.hub.findings import HubError, shown_names, shown_path
@@ -50,12 +51,24 @@ class Target(Protocol):
         """Called when all files are there."""
 
 
+def repo_dir(cache_dir: Path, repo_id: str) -> Path:
+    """The folder of a repository in a Hub cache."""
+    return cache_dir / f"models--{repo_id.replace('/', '--')}"
+
+
+def newest_snapshot(cache_dir: Path, repo_id: str) -> Path | None:
+    """The complete snapshot of `repo_id` that the cache's `refs/main` names, or the only one."""
+    cache = recognise_cache(repo_dir(cache_dir, repo_id))
+    chosen = cache.chosen if cache else None
+    return chosen.path if chosen and chosen.is_complete else None
+
+
 class CacheTarget:
     """A snapshot in the Hub cache, whose files are links to blobs named by their hash."""
 
     def __init__(self, cache_dir: Path, plan: DownloadPlan) -> None:
         self.cache_dir = cache_dir
-        self.repo_dir = cache_dir / f"models--{plan.repo_id.replace('/', '--')}"
+        self.repo_dir = repo_dir(cache_dir, plan.repo_id)
         self.model_dir = self.repo_dir / "snapshots" / plan.commit
 
     @property

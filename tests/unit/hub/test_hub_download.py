@@ -96,6 +96,25 @@ def test_dry_run_prints_the_plan_and_writes_nothing(download, server, files, tmp
     assert list(tmp_path.iterdir()) == [] and server.downloads() == []
 
 
+def test_names_that_a_terminal_would_act_on(download, hub, files):
+    server = hub({"org/tiny": Repo.of({**files, "a\x1b[2J\n\u202eb.json": b"{}", "[red]c[/foo].json": b"{}"})})
+    code, out, err = download("org/tiny", "--endpoint", server.url, "--dry-run")
+    assert code == 0 and "\x1b" not in out + err and "\u202e" not in out
+    assert "  a\\x1b[2J\\n\\u202eb.json" in out and "  [red]c[/foo].json" in out
+    assert download("org/tiny", "--endpoint", server.url)[0] == 0
+    assert set(_content(_snapshot())) == {*files, "[red]c[/foo].json"}
+
+
+def test_files_too_large_for_plain_http_are_verified_too(download, server, files, monkeypatch):
+    """Those go through huggingface_hub's Xet client, which a loopback server cannot be: here, through its HTTP."""
+    monkeypatch.setattr("xtuner.hub.fetch.Fetcher._gathers", lambda self, file: False)
+    name = "model-00002-of-00003.safetensors"
+    server.fault(name, body=bytes(len(files[name])))
+    code, _, err = download("org/tiny", "--endpoint", server.url)
+    assert code == 3 and f"{name} does not have the hash that the Hub lists" in err
+    assert download("org/tiny", "--endpoint", server.url)[0] == 0 and _content(_snapshot()) == files
+
+
 def test_dry_run_as_json(download, server, files):
     _, out, _ = download("org/tiny", "--endpoint", server.url, "--dry-run", "--json")
     plan = json.loads(out)
@@ -200,6 +219,18 @@ class TestCachedBefore:
         assert f"is damaged; downloading {name}" in err
         assert len(server.downloads(name)) == 2
 
+    @pytest.mark.parametrize("way", ["no network", "offline", "gated"])
+    def test_without_a_connection_it_is_offered(self, download, server, tmp_path, monkeypatch, way):
+        endpoint = server.url
+        if way == "no network":
+            endpoint = "http://127.0.0.1:9"  # discard: nothing listens there
+        elif way == "offline":
+            monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+        else:
+            server.fault("/revision", status=403, headers={"X-Error-Code": "GatedRepo"})
+        code, _, err = download("org/tiny", "--endpoint", endpoint, "--local-dir", tmp_path / "m")
+        assert code == 5 and err.endswith(f"\nor use what the Hub cache has: xtuner sft --load-from {_snapshot()}\n")
+
     def test_a_part_of_it(self, download, server, files, tmp_path):
         (_snapshot() / "config.json").unlink()
         (_snapshot() / "model-00003-of-00003.safetensors").resolve().unlink()
@@ -243,6 +274,11 @@ class TestPlaces:
         code, _, err = download("org/tiny", "--endpoint", server.url, "--local-dir", place)
         [finding] = inspect_model(place).findings
         assert code == 3 and err == f"error: {finding.message}\n\nhint: {finding.hint}\n"
+
+    def test_a_home_that_no_shell_expanded(self, download, server, files, tmp_path, monkeypatch):
+        monkeypatch.setenv("HOME", str(tmp_path))
+        code, out, _ = download("org/tiny", "--endpoint", server.url, "--local-dir=~/m")
+        assert (code, out) == (0, f"{tmp_path / 'm'}\n") and _content(tmp_path / "m") == files
 
     def test_a_file(self, download, tmp_path):
         (tmp_path / "file").touch()
