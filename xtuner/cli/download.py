@@ -26,7 +26,9 @@ _WRONG_PLACES = {"NOT_A_DIRECTORY", "DANGLING_LINK", "HUB_CACHE_ROOT", "HUB_CACH
 
 
 def command(
-    repo: str = typer.Argument(..., help="The model on the Hub, such as Qwen/Qwen3-8B, or the address of its page."),
+    repo: str = typer.Argument(
+        ..., metavar="REPO", help="The model on the Hub, such as Qwen/Qwen3-8B, or the address of its page."
+    ),
     local_dir: Path = typer.Option(None, metavar="DIR", help="Put the files there.  [default: the Hub cache]"),
     revision: str = typer.Option(None, metavar="REV", help="Branch, tag or commit.  [default: main]"),
     endpoint: str = typer.Option(

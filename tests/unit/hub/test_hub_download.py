@@ -97,12 +97,12 @@ def test_dry_run_prints_the_plan_and_writes_nothing(download, server, files, tmp
 
 
 def test_names_that_a_terminal_would_act_on(download, hub, files):
-    server = hub({"org/tiny": Repo.of({**files, "a\x1b[2J\n\u202eb.json": b"{}", "[red]c[/foo].json": b"{}"})})
+    server = hub({"org/tiny": Repo.of({**files, "a\x1b[2J\n\u202eb.json": b"{}", "[red]c[foo].json": b"{}"})})
     code, out, err = download("org/tiny", "--endpoint", server.url, "--dry-run")
     assert code == 0 and "\x1b" not in out + err and "\u202e" not in out
-    assert "  a\\x1b[2J\\n\\u202eb.json" in out and "  [red]c[/foo].json" in out
+    assert "  a\\x1b[2J\\n\\u202eb.json" in out and "  [red]c[foo].json" in out
     assert download("org/tiny", "--endpoint", server.url)[0] == 0
-    assert set(_content(_snapshot())) == {*files, "[red]c[/foo].json"}
+    assert set(_content(_snapshot())) == {*files, "[red]c[foo].json"}
 
 
 def test_files_too_large_for_plain_http_are_verified_too(download, server, files, monkeypatch):
