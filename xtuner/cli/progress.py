@@ -58,7 +58,7 @@ def downloading_bar() -> Iterator["tuple[Callable[[TransferProgress], None], Cal
         return
     from rich.console import Console
     from rich.markup import escape
-    from rich.progress import BarColumn, DownloadColumn, TextColumn, TimeRemainingColumn
+    from rich.progress import BarColumn, DownloadColumn, TextColumn
     from rich.progress import Progress as Bar
 
     columns = (
@@ -66,7 +66,6 @@ def downloading_bar() -> Iterator["tuple[Callable[[TransferProgress], None], Cal
         BarColumn(bar_width=None),
         DownloadColumn(binary_units=True),
         TextColumn("{task.fields[speed]}"),
-        TimeRemainingColumn(compact=True),
     )
     with Bar(*columns, console=Console(stderr=True), transient=True, expand=True) as bar:
         whole = bar.add_task("downloading", total=None, speed="")
@@ -78,7 +77,7 @@ def downloading_bar() -> Iterator["tuple[Callable[[TransferProgress], None], Cal
                 description=f"{progress.num_done} of {progress.num_files} files",
                 total=progress.total_bytes,
                 completed=progress.done_bytes,
-                speed=progress.speed,
+                speed=f"{progress.speed}  {progress.time_left}",
             )
             if progress.current is not None:
                 bar.update(

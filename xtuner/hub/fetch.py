@@ -7,7 +7,6 @@ handed over to `hf_hub_download`, which finds them in place and does the rest: l
 
 import os
 import threading
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO, cast
@@ -19,7 +18,7 @@ from xtuner.hub.download_target import Target
 from xtuner.hub.findings import shown, shown_path
 from xtuner.hub.hub_client import HubClient
 from xtuner.hub.hub_errors import AGAIN
-from xtuner.hub.partial_file import PartialFile, Stopped
+from xtuner.hub.partial_file import CountBytes, PartialFile, Stopped
 from xtuner.hub.retry import Notice, describe_wait, status_of, wait_before_retry
 from xtuner.hub.tqdm_bridge import counting_bar, silent_bar
 
@@ -38,7 +37,7 @@ class Fetcher:
     stop: threading.Event
     on_notice: Notice
 
-    def fetch(self, file: RemoteFile, on_bytes: Callable[[int], None]) -> None:
+    def fetch(self, file: RemoteFile, on_bytes: CountBytes) -> None:
         """Bring `file` to its place; `on_bytes` hears of its bytes, all in all as many as the file has.
 
         Raises:
@@ -60,10 +59,10 @@ class Fetcher:
 
         return file.sha256 is not None and file.size <= MAX_HTTP_DOWNLOAD_SIZE
 
-    def _gather(self, file: RemoteFile, on_bytes: Callable[[int], None]) -> tuple[int, int] | None:
+    def _gather(self, file: RemoteFile, on_bytes: CountBytes) -> tuple[int, int] | None:
         """Fill the partial file, verify it, move it to its place; its identity there."""
         if self.target.has_content(file) and not self.force:
-            on_bytes(file.size)
+            on_bytes(file.size, is_old=True)
             return None
         with PartialFile(self.target.partial_path(file), file.size, on_bytes, self.stop) as partial:
             if self.force:
@@ -137,7 +136,7 @@ class Fetcher:
         if self.stop.wait(wait_s):
             raise Stopped
 
-    def _settle(self, file: RemoteFile, on_bytes: Callable[[int], None], *, is_gathered: bool) -> None:
+    def _settle(self, file: RemoteFile, on_bytes: CountBytes, *, is_gathered: bool) -> None:
         """Let huggingface_hub link the file or note its origin, and fetch it if it is not there."""
         from huggingface_hub import hf_hub_download
 

@@ -4,14 +4,21 @@ import fcntl
 import hashlib
 import os
 import threading
-from collections.abc import Callable
 from pathlib import Path
 from types import TracebackType
+from typing import Protocol
 
 from xtuner.errors import EnvironmentFault, ModelError
 from xtuner.hub.findings import shown_path
 
 _BLOCK_BYTES = 4 * 2**20
+
+
+class CountBytes(Protocol):
+    """A function that hears of bytes."""
+
+    def __call__(self, num_bytes: int, *, is_old: bool = False) -> None:
+        """Told of bytes that came; a negative number takes back what was told before."""
 
 
 class Stopped(Exception):
@@ -22,7 +29,7 @@ class PartialFile:
     """A file that grows to `expected_size` bytes and knows the sha256 of what it holds.
 
     It takes the part of a file in `http_get` of huggingface_hub, which writes, and goes back to the beginning where a
-    server ignores `Range`. `on_bytes` hears of all bytes that are there, old and new; negative numbers take back.
+    server ignores `Range`. `on_bytes` hears of all bytes, with `is_old` of those that were there before.
 
     Raises:
         EnvironmentFault: another process writes the same file.
@@ -30,7 +37,7 @@ class PartialFile:
         Stopped: `stop` was set.
     """
 
-    def __init__(self, path: Path, expected_size: int, on_bytes: Callable[[int], None], stop: threading.Event) -> None:
+    def __init__(self, path: Path, expected_size: int, on_bytes: CountBytes, stop: threading.Event) -> None:
         self.path = path
         self.expected_size = expected_size
         self.size = 0
@@ -108,9 +115,9 @@ class PartialFile:
         while block := self._file.read(_BLOCK_BYTES):
             if self._stop.is_set():
                 raise Stopped
-            self._count(block)
+            self._count(block, is_old=True)
 
-    def _count(self, chunk: bytes) -> None:
+    def _count(self, chunk: bytes, *, is_old: bool = False) -> None:
         self._sha256.update(chunk)
         self.size += len(chunk)
-        self._on_bytes(len(chunk))
+        self._on_bytes(len(chunk), is_old=is_old)

@@ -8,6 +8,7 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import timedelta
 from functools import partial
 
 from xtuner.errors import StoppedAndSaved
@@ -44,6 +45,13 @@ class TransferProgress:
         """Of the last seconds, in words."""
         return f"{shown_size(int(self.bytes_per_s))}/s"
 
+    @property
+    def time_left(self) -> str:
+        """`1:02:03` at the speed of the last seconds, or nothing when nothing comes."""
+        if self.bytes_per_s <= 0:
+            return ""
+        return str(timedelta(seconds=int((self.total_bytes - self.done_bytes) / self.bytes_per_s)))
+
     def sentence(self) -> str:
         """The same in one line."""
         name = f", now {shown(self.current.path)}" if self.current else ""
@@ -68,6 +76,7 @@ class Transfer:
         self._todo = deque(_in_order(self._files))
         self._lock = threading.Lock()
         self._bytes_of: dict[str, int] = {}
+        self._old_bytes = 0
         self._current: RemoteFile | None = None
         self._num_done = 0
         self._error: Exception | None = None
@@ -142,8 +151,9 @@ class Transfer:
                     self._error = self._error or error
                 return
 
-    def _count(self, file: RemoteFile, num_bytes: int) -> None:
+    def _count(self, file: RemoteFile, num_bytes: int, *, is_old: bool = False) -> None:
         with self._lock:
+            self._old_bytes += num_bytes if is_old else 0
             self._bytes_of[file.path] = self._bytes_of.get(file.path, 0) + num_bytes
             self._current = file
 
@@ -155,12 +165,12 @@ class Transfer:
     def _progress(self) -> TransferProgress:
         with self._lock:
             done_bytes, num_done, current = sum(self._bytes_of.values()), self._num_done, self._current
-            current_bytes = self._bytes_of[current.path] if current else 0
-        self._speed.append((time.monotonic(), done_bytes))
+            current_bytes, new_bytes = self._bytes_of[current.path] if current else 0, done_bytes - self._old_bytes
+        self._speed.append((time.monotonic(), new_bytes))
         (then, bytes_then), (now, _) = self._speed[0], self._speed[-1]
-        bytes_per_s = (done_bytes - bytes_then) / (now - then) if now > then else 0.0
+        bytes_per_s = max((new_bytes - bytes_then) / (now - then), 0.0) if now > then else 0.0
         return TransferProgress(
-            done_bytes, self.total_bytes, num_done, self.num_files, max(bytes_per_s, 0.0), current, current_bytes
+            done_bytes, self.total_bytes, num_done, self.num_files, bytes_per_s, current, current_bytes
         )
 
     def _stop_workers(self, workers: list[threading.Thread]) -> None:

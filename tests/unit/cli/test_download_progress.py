@@ -31,3 +31,8 @@ def test_plain_lines_now_and_then(capsys, monkeypatch):
 @pytest.mark.parametrize(("done", "total", "share"), [(0, 0, 100), (0, 10, 0), (9, 10, 90)])
 def test_share(done, total, share):
     assert f"({share} %)" in TransferProgress(done, total, 0, 1, 0.0, None, 0).sentence()
+
+
+def test_time_left():
+    assert _at(2**30).time_left == "0:03:00" and _at(16 * 2**30).time_left == "0:00:00"
+    assert TransferProgress(0, 10, 0, 1, 0.0, None, 0).time_left == ""

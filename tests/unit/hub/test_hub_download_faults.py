@@ -259,7 +259,7 @@ def test_the_disk_fills_up(fetch, server, files, tmp_path, monkeypatch, number):
         patch.setattr(partial_file.PartialFile, "write", full)
         code, _, err = fetch()
     assert code == 5 and "the disk is full: " in err and "free some space, then run the same command again" in err
-    assert all(100_000 < path.stat().st_size <= 120_000 for path in _partials(tmp_path / "m"))
+    assert any(path.stat().st_size > 100_000 for path in _partials(tmp_path / "m"))
     assert fetch()[0] == 0 and _content(tmp_path / "m") == files
 
 
