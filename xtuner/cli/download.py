@@ -1,5 +1,6 @@
 """`xtuner download`: a model from the Hub or a mirror, verified, and judged at the end."""
 
+import os
 import shlex
 import shutil
 import sys
@@ -63,7 +64,7 @@ def command(
 
     repo_id, revision = parse_repo(repo, revision)
     if local_dir is not None:
-        local_dir = local_dir.expanduser()  # which no shell does in --local-dir=~/models
+        local_dir = Path(os.path.expanduser(local_dir))  # which shells do not do in --local-dir=~/models
         _check_place(local_dir)
     hub = choose_endpoint(endpoint, mirror)
     try:
@@ -117,10 +118,10 @@ def _check_place(local_dir: Path) -> None:
     """The same words for a wrong path as `xtuner check-model` and `xtuner sft` have."""
     from xtuner.hub.model_dir import inspect_model
 
-    if not local_dir.exists() and not local_dir.is_symlink():
+    if not os.path.lexists(local_dir) or os.path.lexists(local_dir / "config.json"):
         return
     for finding in inspect_model(local_dir).findings:
-        if finding.code in _WRONG_PLACES and not (local_dir / "config.json").exists():
+        if finding.code in _WRONG_PLACES:
             raise ModelError(finding.message, hint=finding.hint)
 
 

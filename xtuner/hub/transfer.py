@@ -181,9 +181,11 @@ class Transfer:
                 worker.join(max(0.0, give_up_at - time.monotonic()))
 
     def _stopped_by_user(self) -> StoppedAndSaved:
-        done = shown_size(self.total_bytes - self.missing_bytes())
+        # What was counted, and for files that were not reached yet what an earlier call left.
+        kept = sum(self._bytes_of.get(file.path, 0) or self._gathered_bytes(file) for file in self._files)
         where = shown_path(self._target.model_dir)
-        return StoppedAndSaved(f"stopped: {done} of {shown_size(self.total_bytes)} are kept for {where}", hint=AGAIN)
+        message = f"stopped: {shown_size(kept)} of {shown_size(self.total_bytes)} are kept for {where}"
+        return StoppedAndSaved(message, hint=AGAIN)
 
     @contextmanager
     def _library_notices(self) -> Iterator[None]:
