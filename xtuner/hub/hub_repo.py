@@ -10,6 +10,7 @@ from xtuner.hub.download_plan import DownloadPlan, RemoteFile, Selection, check_
 from xtuner.hub.findings import shown
 from xtuner.hub.hub_client import HubClient
 from xtuner.hub.hub_errors import explained, no_hub
+from xtuner.hub.library_notices import library_notices
 from xtuner.hub.retry import Notice, patiently
 from xtuner.hub.tqdm_bridge import silent_bar
 from xtuner.hub.weights import INDEX, read_index
@@ -50,7 +51,7 @@ def make_plan(client: HubClient, repo_id: str, revision: str, selection: Selecti
     Raises:
         XTunerError: as `explained`; as `check_selection`; ModelError for a file name that leads out of the folder.
     """
-    with explained(client, repo_id, revision):
+    with explained(client, repo_id, revision), library_notices(client, on_notice):
         commit, files = patiently(lambda: _list_files(client, repo_id, revision), on_notice)
         indexed = None
         if is_index_needed(files, selection):

@@ -1,12 +1,10 @@
 """All files of a plan, several at once, with progress, and a stop that loses nothing."""
 
-import logging
 import queue
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import timedelta
 from functools import partial
@@ -18,6 +16,7 @@ from xtuner.hub.fetch import Fetcher
 from xtuner.hub.findings import shown, shown_path
 from xtuner.hub.hub_client import HubClient
 from xtuner.hub.hub_errors import AGAIN, explained
+from xtuner.hub.library_notices import library_notices
 from xtuner.hub.partial_file import Stopped
 from xtuner.hub.sizes import shown_size
 
@@ -114,7 +113,7 @@ class Transfer:
         # Daemons: one that waits for a silent server cannot be woken, and must not keep the program from leaving.
         workers = [threading.Thread(target=self._work, daemon=True) for _ in range(min(_NUM_WORKERS, len(self._files)))]
         try:
-            with self._library_notices():
+            with library_notices(self._client, self._notices.put):
                 for worker in workers:
                     worker.start()
                 while any(worker.is_alive() for worker in workers) and self._error is None:
@@ -187,16 +186,6 @@ class Transfer:
         message = f"stopped: {shown_size(kept)} of {shown_size(self.total_bytes)} are kept for {where}"
         return StoppedAndSaved(message, hint=AGAIN)
 
-    @contextmanager
-    def _library_notices(self) -> Iterator[None]:
-        """What huggingface_hub logs (a wait for a server, a connection it resumes) comes out as a notice."""
-        logger = logging.getLogger("huggingface_hub")
-        handlers, logger.handlers = logger.handlers, [_NoticeHandler(self._notices.put, self._client)]
-        try:
-            yield
-        finally:
-            logger.handlers = handlers
-
 
 def _in_order(files: list[RemoteFile]) -> list[list[RemoteFile]]:
     """Small files first, as they show whether access is granted; files of one content one after the other."""
@@ -204,13 +193,3 @@ def _in_order(files: list[RemoteFile]) -> list[list[RemoteFile]]:
     for file in sorted(files, key=lambda file: file.sha256 is not None):
         groups.setdefault(file.etag, []).append(file)
     return list(groups.values())
-
-
-class _NoticeHandler(logging.Handler):
-    def __init__(self, on_notice: Callable[[str], None], client: HubClient) -> None:
-        super().__init__(logging.WARNING)
-        self._on_notice = on_notice
-        self._client = client
-
-    def emit(self, record: logging.LogRecord) -> None:
-        self._on_notice(shown(self._client.redact(record.getMessage()), 300))
