@@ -30,12 +30,13 @@ except SystemExit:
 
 
 @pytest.mark.parametrize(
-    "command", [[], ["sft"], ["check-model"], ["monitor"], ["runs"], ["demo"], ["preview"], ["cache"], ["chat"]]
+    "command",
+    [[], ["sft"], ["check-model"], ["monitor"], ["runs"], ["demo"], ["preview"], ["cache"], ["chat"], ["download"]],
 )
 def test_help_imports_neither_torch_nor_transformers(command):
     modules = _modules_after(RUN_CLI.format(arguments=[*command, "--help"]))
     assert "xtuner.cli.app" in modules
-    assert not modules & {"torch", "transformers", "numpy", "textual", "safetensors"}
+    assert not modules & {"torch", "transformers", "numpy", "textual", "safetensors", "huggingface_hub"}
 
 
 def test_check_model_and_monitor_run_without_numpy(tmp_path):

@@ -19,6 +19,7 @@ from xtuner.errors import XTunerError
 COMMANDS: dict[str, tuple[str, str]] = {
     "sft": ("sft", "Fine-tune a model on chats."),
     "check-model": ("check_model", "Judge a model directory, and say the fix."),
+    "download": ("download", "Download a model, and check it."),
     "preview": ("preview", "Show data as the model sees it, and report its health."),
     "cache": ("cache", "List or delete tokenised data."),
     "monitor": ("monitor", "Follow the runs of a work dir."),

@@ -1,16 +1,17 @@
-"""A progress bar for tokenising: on a terminal a bar, elsewhere a line now and then."""
+"""Progress bars: on a terminal a bar, elsewhere a line now and then."""
 
 import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 from xtuner.cli import console
 from xtuner.run.text import visible
 
 if TYPE_CHECKING:
     from xtuner.data.prepare import Progress
+    from xtuner.hub.transfer import TransferProgress
 
 _SAY_EVERY_S = 5.0
 
@@ -49,10 +50,55 @@ def tokenising_bar() -> Iterator["Callable[[Progress], None]"]:
         yield show
 
 
-def _say_now_and_then() -> "Callable[[Progress], None]":
+@contextmanager
+def downloading_bar() -> Iterator["tuple[Callable[[TransferProgress], None], Callable[[str], None]]"]:
+    """Functions to call with each `TransferProgress` and each notice: a bar for the whole, one for the current file."""
+    if not sys.stderr.isatty():
+        yield _say_now_and_then(), console.say
+        return
+    from rich.console import Console
+    from rich.markup import escape
+    from rich.progress import BarColumn, DownloadColumn, TextColumn
+    from rich.progress import Progress as Bar
+
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(bar_width=None),
+        DownloadColumn(binary_units=True),
+        TextColumn("{task.fields[speed]}"),
+    )
+    with Bar(*columns, console=Console(stderr=True), transient=True, expand=True) as bar:
+        whole = bar.add_task("downloading", total=None, speed="")
+        file = bar.add_task("", total=None, speed="", visible=False)
+
+        def show(progress: "TransferProgress") -> None:
+            bar.update(
+                whole,
+                description=f"{progress.num_done} of {progress.num_files} files",
+                total=progress.total_bytes,
+                completed=progress.done_bytes,
+                speed=f"{progress.speed}  {progress.time_left}",
+            )
+            if progress.current is not None:
+                bar.update(
+                    file,
+                    description=escape(visible(progress.current.path)),
+                    total=progress.current.size,
+                    completed=progress.current_bytes,
+                    visible=True,
+                )
+
+        yield show, lambda text: bar.console.print(visible(text), markup=False, highlight=False)
+
+
+class _Sentence(Protocol):
+    def sentence(self) -> str: ...
+
+
+def _say_now_and_then() -> Callable[[_Sentence], None]:
     said_at = time.monotonic()
 
-    def say(progress: "Progress") -> None:
+    def say(progress: _Sentence) -> None:
         nonlocal said_at
         if time.monotonic() - said_at >= _SAY_EVERY_S:
             said_at = time.monotonic()

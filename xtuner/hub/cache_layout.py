@@ -66,7 +66,7 @@ def explain_cache(path: Path, cache: CacheLayout) -> Finding:
         return fail(
             cache.code, message, "\n".join(lines[: _MAX_CHOICES + 1]) + (f"\n… {more} more" if more > 0 else "")
         )
-    again = f"hf download {cache.repo_ids[0]}" if len(cache.repo_ids) == 1 else "download the model again"
+    again = f"xtuner download {cache.repo_ids[0]}" if len(cache.repo_ids) == 1 else "download the model again"
     return fail(cache.code, message, f"it holds no snapshot: {again}")
 
 

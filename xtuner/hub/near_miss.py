@@ -95,7 +95,7 @@ def _missing(text: str) -> Diversion:
     if repo_id:
         folder = repo_id.partition("/")[2]
         message = f"{shown_path(text)!r} is not a directory here; it looks like a model on the Hub"
-        download = shlex.join(["hf", "download", repo_id, "--local-dir", folder])
+        download = shlex.join(["xtuner", "download", repo_id, "--local-dir", folder])
         return Diversion(fail("HUB_ID", message, f"download it first, then pass the directory {folder}: {download}"))
     hint = "check the path; it must be a local directory with config.json and safetensors files"
     return Diversion(fail("PATH_MISSING", message, hint))

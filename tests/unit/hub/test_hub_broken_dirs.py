@@ -66,12 +66,12 @@ def long_path(d):
     return d / ("x" * 5000)
 
 
-@broken("HUB_ID", hint="hf download Qwen/Qwen3-8B --local-dir Qwen3-8B")
+@broken("HUB_ID", hint="xtuner download Qwen/Qwen3-8B --local-dir Qwen3-8B")
 def hub_id(d):
     return "Qwen/Qwen3-8B"
 
 
-@broken("HUB_ID", hint="hf download Qwen/Qwen3-8B --local-dir Qwen3-8B")
+@broken("HUB_ID", hint="xtuner download Qwen/Qwen3-8B --local-dir Qwen3-8B")
 def hub_address(d):
     return "https://huggingface.co/Qwen/Qwen3-8B/tree/main"
 
@@ -116,7 +116,7 @@ def cache_repo_without_main(d):
     return repo
 
 
-@broken("HUB_CACHE_REPO", hint="hf download Qwen/Qwen3-8B")
+@broken("HUB_CACHE_REPO", hint="xtuner download Qwen/Qwen3-8B")
 def cache_repo_without_snapshots(d):
     (d / "models--Qwen--Qwen3-8B" / "blobs").mkdir(parents=True)
     return d / "models--Qwen--Qwen3-8B"
