@@ -70,3 +70,15 @@ def test_public_names_are_these_and_lazy():
     assert "torch" not in _modules_after("from xtuner.v1.train import TrainerConfig")
     with pytest.raises(AttributeError):
         xtuner.v1.train.Nothing  # noqa: B018
+
+
+def test_widgets_import_neither_numpy_nor_pydantic():
+    assert "xtuner.tui.widgets.chart" not in _modules_after("import xtuner.tui.widgets")
+    program = (
+        "import pkgutil, importlib, xtuner.tui.widgets as room\n"
+        "names = [module.name for module in pkgutil.iter_modules(room.__path__)]\n"
+        "assert 'chart' in names and 'log_view' in names\n"
+        "for name in names: importlib.import_module(f'xtuner.tui.widgets.{name}')"
+    )
+    modules = _modules_after(program)
+    assert "textual" in modules and not modules & {"torch", "transformers", "numpy", "pydantic", "safetensors"}
