@@ -1,0 +1,367 @@
+"""Numbers over steps, as charts need them: millions of samples, and the extremes of any part of them at once.
+
+A chart asks for columns, not for samples. `Series` keeps the minimum and maximum of each 16 samples, of each 256
+and so on, so that a column costs O(log n) and a single spike among millions is always in one of them.
+"""
+
+from array import array
+from bisect import bisect_left, bisect_right
+from collections.abc import Callable, Iterable, Sequence
+from math import inf, isfinite, nan
+from typing import NamedTuple, Protocol
+from weakref import WeakSet
+
+_FANOUT = 16
+# A rank that is this many samples behind the fastest no longer keeps the band of the others open.
+_BAND_LAG = 64
+
+
+class Column(NamedTuple):
+    """What lies in one column of a chart; where no finite value does, low > high and last is NaN."""
+
+    low: float
+    high: float
+    last: float
+    num_bad: int  # NaN and infinities
+
+
+class SeriesView(Protocol):
+    """What a chart draws."""
+
+    def __len__(self) -> int: ...
+
+    def x_range(self) -> tuple[float, float] | None:
+        """The first and the last x; None while empty."""
+
+    def columns(self, begin: float, end: float, num_columns: int) -> list[Column]:
+        """What lies in each of `num_columns` equal parts of [begin, end]; `end` itself belongs to the last."""
+
+    def value_at(self, x: float) -> tuple[float, float] | None:
+        """The newest sample at or before `x`."""
+
+
+class Follower(Protocol):
+    """What is computed from a series, and hears of samples that are taken back."""
+
+    def cut(self, num_kept: int) -> None:
+        """Only the first `num_kept` samples are still what they were."""
+
+
+class Series:
+    """Samples (x, y) with x never decreasing: O(1) to append, O(log n) for the extremes of any part."""
+
+    def __init__(self) -> None:
+        self._x = array("d")
+        self._y = array("d")
+        self._bad = array("q")  # positions of NaN and infinities
+        self._levels: list[tuple[array[float], array[float]]] = []  # low and high of each block, level by level
+        self._followers: WeakSet[Follower] = WeakSet()
+
+    def __len__(self) -> int:
+        return len(self._x)
+
+    def append(self, x: float, y: float) -> None:
+        """Add a sample.
+
+        Raises:
+            ValueError: `x` is NaN or less than the last x; see `truncate_from`.
+        """
+        if not x >= (self._x[-1] if self._x else -inf):
+            raise ValueError(f"x = {x} does not follow x = {self._x[-1] if self._x else '-inf'}")
+        self._x.append(x)
+        self._y.append(y)
+        if not isfinite(y):
+            self._bad.append(len(self._y) - 1)
+        if len(self._y) % _FANOUT == 0:
+            self._grow()
+
+    def extend(self, xs: Sequence[float], ys: Sequence[float]) -> None:
+        """Add samples, far faster than one by one.
+
+        Raises:
+            ValueError: an x is NaN or less than the one before it, or the lengths differ; nothing was added.
+        """
+        if len(xs) != len(ys):
+            raise ValueError(f"{len(xs)} values of x, {len(ys)} of y")
+        new_x, new_y = array("d", xs), array("d", ys)
+        if not new_x:
+            return
+        ordered = sorted(new_x)  # linear where it is in order already
+        if array("d", ordered) != new_x or not new_x[0] >= (self._x[-1] if self._x else -inf):
+            raise ValueError("the values of x must not decrease")
+        begin = len(self._y)
+        self._x += new_x
+        self._y += new_y
+        if not isfinite(sum(new_y)):
+            self._bad.extend(begin + index for index, y in enumerate(new_y) if not isfinite(y))
+        self._grow()
+
+    def truncate_from(self, x: float) -> None:
+        """Drop what lies at or after `x`: a run that went back to a checkpoint says these steps again."""
+        num_kept = bisect_left(self._x, x)
+        if num_kept == len(self._x):
+            return
+        del self._x[num_kept:], self._y[num_kept:]
+        del self._bad[bisect_left(self._bad, num_kept) :]
+        num_blocks = num_kept
+        for lows, highs in self._levels:
+            num_blocks //= _FANOUT
+            del lows[num_blocks:], highs[num_blocks:]
+        for follower in self._followers:
+            follower.cut(num_kept)
+
+    def splice(self, xs: Sequence[float], ys: Sequence[float]) -> None:
+        """Put samples between others: what lay from xs[0] to xs[-1] is replaced, what lies after stays.
+
+        Costs as much as appending `xs` and all that lies after.
+
+        Raises:
+            ValueError: as for `extend`.
+        """
+        if not xs:
+            return
+        after = bisect_right(self._x, xs[-1])
+        tail = self._x[after:], self._y[after:]
+        self.truncate_from(xs[0])
+        self.extend(xs, ys)
+        self.extend(*tail)
+
+    def x_range(self) -> tuple[float, float] | None:
+        """The first and the last x; None while empty."""
+        return (self._x[0], self._x[-1]) if self._x else None
+
+    def columns(self, begin: float, end: float, num_columns: int) -> list[Column]:
+        """What lies in each of `num_columns` equal parts of [begin, end]; `end` itself belongs to the last."""
+        x, width = self._x, (end - begin) / max(1, num_columns)
+        columns = []
+        low_edge = bisect_left(x, begin)
+        for number in range(1, num_columns + 1):
+            is_last = number == num_columns
+            high_edge = bisect_right(x, end, low_edge) if is_last else bisect_left(x, begin + number * width, low_edge)
+            columns.append(self._column(low_edge, high_edge))
+            low_edge = high_edge
+        return columns
+
+    def value_at(self, x: float) -> tuple[float, float] | None:
+        """The newest sample at or before `x`."""
+        index = bisect_right(self._x, x) - 1
+        return (self._x[index], self._y[index]) if index >= 0 else None
+
+    def samples(self, begin: int = 0, end: int | None = None) -> "tuple[array[float], array[float]]":
+        """A copy of the samples at these positions, which may be negative as those of a slice."""
+        return self._x[begin:end], self._y[begin:end]
+
+    def position(self, x: float) -> int:
+        """How many samples lie before `x`."""
+        return bisect_left(self._x, x)
+
+    def num_bad_before(self, index: int) -> int:
+        """How many of the first `index` samples are NaN or infinite."""
+        return bisect_left(self._bad, index)
+
+    def tell(self, follower: Follower) -> None:
+        """Let `follower` hear of samples that are taken back, for as long as it lives."""
+        self._followers.add(follower)
+
+    def _column(self, begin: int, end: int) -> Column:
+        num_bad = self.num_bad_before(end) - self.num_bad_before(begin) if self._bad else 0
+        if end - begin == num_bad:
+            return Column(inf, -inf, nan, num_bad)
+        last = end - 1
+        while not isfinite(self._y[last]):
+            last -= 1
+        return Column(*self._extremes(begin, end, has_bad=num_bad > 0), self._y[last], num_bad)
+
+    def _extremes(self, begin: int, end: int, *, has_bad: bool) -> tuple[float, float]:
+        """Ragged ends are looked at on each level, what lies between them on the level above."""
+        low, high = inf, -inf
+        lows = highs = self._y
+        for level in range(len(self._levels) + 1):
+            head, tail = -(-begin // _FANOUT) * _FANOUT, end // _FANOUT * _FANOUT
+            has_blocks = head < tail and level < len(self._levels)
+            for first, behind in [(begin, head), (tail, end)] if has_blocks else [(begin, end)]:
+                part_low, part_high = _extremes(lows, highs, first, behind, has_bad=has_bad and level == 0)
+                low, high = min(low, part_low), max(high, part_high)
+            if not has_blocks:
+                break
+            begin, end = head // _FANOUT, tail // _FANOUT
+            lows, highs = self._levels[level]
+        return low, high
+
+    def _grow(self) -> None:
+        """Add the blocks that have become full, on each level."""
+        lows = highs = self._y
+        level = 0
+        while len(lows) >= _FANOUT:
+            if level == len(self._levels):
+                self._levels.append((array("d"), array("d")))
+            block_lows, block_highs = self._levels[level]
+            has_bad = level == 0 and len(self._bad) > 0
+            for begin in range(len(block_lows) * _FANOUT, len(lows) - _FANOUT + 1, _FANOUT):
+                low, high = _extremes(lows, highs, begin, begin + _FANOUT, has_bad=has_bad)
+                block_lows.append(low)
+                block_highs.append(high)
+            lows, highs, level = block_lows, block_highs, level + 1
+
+
+def _extremes(
+    lows: "array[float]", highs: "array[float]", begin: int, end: int, *, has_bad: bool
+) -> tuple[float, float]:
+    if begin == end:
+        return inf, -inf
+    if has_bad:
+        finite = list(filter(isfinite, lows[begin:end]))
+        return min(finite, default=inf), max(finite, default=-inf)
+    return min(lows[begin:end]), max(highs[begin:end])
+
+
+class _Derived:
+    """A view of a series that is brought up to date before each look at it."""
+
+    def __init__(self, series: Series, update: Callable[[], None]) -> None:
+        self._series = series
+        self._update = update
+
+    def __len__(self) -> int:
+        self._update()
+        return len(self._series)
+
+    def x_range(self) -> tuple[float, float] | None:
+        """As of `SeriesView`."""
+        self._update()
+        return self._series.x_range()
+
+    def columns(self, begin: float, end: float, num_columns: int) -> list[Column]:
+        """As of `SeriesView`."""
+        self._update()
+        return self._series.columns(begin, end, num_columns)
+
+    def value_at(self, x: float) -> tuple[float, float] | None:
+        """As of `SeriesView`."""
+        self._update()
+        return self._series.value_at(x)
+
+
+class Smoothed(_Derived):
+    """The exponential mean of a series without its bias towards 0, as TensorBoard draws it; a `SeriesView`.
+
+    `last = last * weight + (1 - weight) * y`, shown is `last / (1 - weight**n)`. NaN and infinities are skipped.
+    Samples are taken in as they come, each once.
+
+    Args:
+        series: what is smoothed.
+        weight: 0 for no smoothing, up to (not including) 1.
+
+    Raises:
+        ValueError: `weight` is outside of [0, 1).
+    """
+
+    def __init__(self, series: Series, weight: float) -> None:
+        if not 0 <= weight < 1:
+            raise ValueError(f"a smoothing weight is in [0, 1), not {weight}")
+        super().__init__(Series(), self._take_in)
+        self._source = series
+        self._weight = weight
+        self._num_read = 0
+        self._last = 0.0
+        self._bias = 1.0  # weight ** n
+        series.tell(self)
+
+    def cut(self, num_kept: int) -> None:
+        """Go back to where the mean was after the first `num_kept` samples of the source."""
+        if num_kept >= self._num_read:
+            return
+        num_finite = num_kept - self._source.num_bad_before(num_kept)
+        if num_finite < len(self._series):
+            self._series.truncate_from(self._series.samples(num_finite, num_finite + 1)[0][0])
+        # Equal x are cut together: what was cut too much is taken in again.
+        assert len(self._series) <= num_finite
+        self._restart(num_kept if len(self._series) == num_finite else 0)
+
+    def _restart(self, num_read: int) -> None:
+        if num_read == 0:
+            self._series.truncate_from(-inf)
+        self._num_read = num_read
+        self._bias = self._weight ** len(self._series)
+        self._last = self._series.samples(-1)[1][0] * (1 - self._bias) if len(self._series) else 0.0
+
+    def _take_in(self) -> None:
+        if self._num_read == len(self._source):
+            return
+        xs, ys = self._source.samples(self._num_read)
+        self._num_read += len(xs)
+        weight, last, bias = self._weight, self._last, self._bias
+        new_x, new_y = array("d"), array("d")
+        for x, y in zip(xs, ys, strict=True):
+            if isfinite(y):
+                last = last * weight + (1 - weight) * y
+                bias *= weight
+                new_x.append(x)
+                new_y.append(last / (1 - bias))
+        self._last, self._bias = last, bias
+        self._series.extend(new_x, new_y)
+
+
+class Band:
+    """What all ranks together did in each step: three series views, of the minimum, median and maximum.
+
+    NaN and infinities are left out; a step without any other value has none in the band. A step is taken up as soon
+    as one rank has said it, and corrected when others follow.
+    """
+
+    def __init__(self, ranks: Iterable[Series]) -> None:
+        self._ranks = tuple(ranks)
+        self._edges = (Series(), Series(), Series())
+        self._stable_until = -inf  # what lies before is not looked at again
+        for series in self._ranks:
+            series.tell(self)
+        self._num_seen = [0] * len(self._ranks)
+        self.low, self.median, self.high = (_Derived(edge, self._take_in) for edge in self._edges)
+
+    def cut(self, num_kept: int) -> None:
+        """A rank took samples back; which ones is seen from its length, so all from there on are looked at again."""
+        for series in self._ranks:
+            if len(series) == num_kept:
+                last = series.x_range()
+                self._stable_until = min(self._stable_until, last[1] if last else -inf)
+
+    def _take_in(self) -> None:
+        if [len(series) for series in self._ranks] == self._num_seen:
+            return
+        self._num_seen = [len(series) for series in self._ranks]
+        begin = self._stable_until
+        parts = [series.samples(series.position(begin)) for series in self._ranks]
+        xs, steps = _by_step(parts)
+        extremes = [_low_median_high(values) for values in steps]
+        for number, edge in enumerate(self._edges):
+            edge.truncate_from(begin)
+            edge.extend(xs, [values[number] for values in extremes])
+        self._stable_until = self._find_stable()
+
+    def _find_stable(self) -> float:
+        """The last step of the slowest rank, or that some samples before the end of the fastest."""
+        ends = [span[1] if (span := series.x_range()) else -inf for series in self._ranks]
+        fastest = self._ranks[ends.index(max(ends))]
+        lagging = fastest.samples(-_BAND_LAG)[0]
+        return max(min(ends), lagging[0] if len(lagging) == _BAND_LAG else -inf)
+
+
+def _by_step(parts: "list[tuple[array[float], array[float]]]") -> "tuple[Sequence[float], list[Sequence[float]]]":
+    """All x in order, and the values of all ranks at each."""
+    parts = [part for part in parts if part[0]]
+    if parts and all(xs == parts[0][0] for xs, _ in parts):
+        return parts[0][0], list(zip(*(ys for _, ys in parts), strict=True))
+    steps: dict[float, list[float]] = {}
+    for xs, ys in parts:
+        for x, y in zip(xs, ys, strict=True):
+            steps.setdefault(x, []).append(y)
+    return sorted(steps), [steps[x] for x in sorted(steps)]
+
+
+def _low_median_high(values: Sequence[float]) -> tuple[float, float, float]:
+    finite = sorted(filter(isfinite, values))
+    if not finite:
+        return nan, nan, nan
+    middle = len(finite) // 2
+    median = finite[middle] if len(finite) % 2 else (finite[middle - 1] + finite[middle]) / 2
+    return finite[0], median, finite[-1]
