@@ -54,11 +54,17 @@ class Series:
         self._x = array("d")
         self._y = array("d")
         self._bad = array("q")  # positions of NaN and infinities
+        self._total = 0.0
         self._levels: list[tuple[array[float], array[float]]] = []  # low and high of each block, level by level
         self._followers: WeakSet[Follower] = WeakSet()
 
     def __len__(self) -> int:
         return len(self._x)
+
+    @property
+    def total(self) -> float:
+        """The sum of all finite values."""
+        return self._total
 
     def append(self, x: float, y: float) -> None:
         """Add a sample.
@@ -70,7 +76,9 @@ class Series:
             raise ValueError(f"x = {x} does not follow x = {self._x[-1] if self._x else '-inf'}")
         self._x.append(x)
         self._y.append(y)
-        if not isfinite(y):
+        if isfinite(y):
+            self._total += y
+        else:
             self._bad.append(len(self._y) - 1)
         if len(self._y) % _FANOUT == 0:
             self._grow()
@@ -92,8 +100,11 @@ class Series:
         begin = len(self._y)
         self._x += new_x
         self._y += new_y
-        if not isfinite(sum(new_y)):
+        total = sum(new_y)
+        if not isfinite(total):
             self._bad.extend(begin + index for index, y in enumerate(new_y) if not isfinite(y))
+            total = sum(filter(isfinite, new_y))
+        self._total += total
         self._grow()
 
     def truncate_from(self, x: float) -> None:
@@ -101,6 +112,7 @@ class Series:
         num_kept = bisect_left(self._x, x)
         if num_kept == len(self._x):
             return
+        self._total -= sum(filter(isfinite, self._y[num_kept:]))
         del self._x[num_kept:], self._y[num_kept:]
         del self._bad[bisect_left(self._bad, num_kept) :]
         num_blocks = num_kept
@@ -110,17 +122,18 @@ class Series:
         for follower in self._followers:
             follower.cut(num_kept)
 
-    def splice(self, xs: Sequence[float], ys: Sequence[float]) -> None:
-        """Put samples between others: what lay from xs[0] to xs[-1] is replaced, what lies after stays.
+    def splice(self, xs: Sequence[float], ys: Sequence[float], before: float | None = None) -> None:
+        """Put samples between others: what lay in [xs[0], before) is replaced, what lies after stays.
 
-        Costs as much as appending `xs` and all that lies after.
+        Costs as much as appending `xs` and all that lies after. Without `before`, what lay up to xs[-1] is replaced.
 
         Raises:
             ValueError: as for `extend`.
         """
-        if not xs:
+        if not xs or not self._x or xs[0] > self._x[-1]:
+            self.extend(xs, ys)
             return
-        after = bisect_right(self._x, xs[-1])
+        after = bisect_right(self._x, xs[-1]) if before is None else bisect_left(self._x, before)
         tail = self._x[after:], self._y[after:]
         self.truncate_from(xs[0])
         self.extend(xs, ys)
@@ -359,9 +372,14 @@ def _by_step(parts: "list[tuple[array[float], array[float]]]") -> "tuple[Sequenc
 
 
 def _low_median_high(values: Sequence[float]) -> tuple[float, float, float]:
+    finite = list(filter(isfinite, values))
+    return (min(finite), median_of(finite), max(finite)) if finite else (nan, nan, nan)
+
+
+def median_of(values: Iterable[float]) -> float:
+    """The median of the finite `values`; NaN where there is none."""
     finite = sorted(filter(isfinite, values))
-    if not finite:
-        return nan, nan, nan
     middle = len(finite) // 2
-    median = finite[middle] if len(finite) % 2 else (finite[middle - 1] + finite[middle]) / 2
-    return finite[0], median, finite[-1]
+    if not finite:
+        return nan
+    return finite[middle] if len(finite) % 2 else (finite[middle - 1] + finite[middle]) / 2

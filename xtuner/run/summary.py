@@ -10,6 +10,7 @@ from typing import Any
 from xtuner.run.layout import RunDir
 from xtuner.run.logline import StepLine, parse, rank_from_name
 from xtuner.run.metrics import without_infinities
+from xtuner.run.series import median_of
 from xtuner.run.status import ALIVE_STATES, END_STATES, Status, judge, read_status
 from xtuner.run.tail import FileTail
 
@@ -117,12 +118,8 @@ def _progress(first: StepLine | None, status: Status | None) -> tuple[int, int]:
 def _eta_s(recent: list[StepLine], num_steps_left: int) -> float | None:
     """The median time of the last steps, for each of those left: one slow step does not move it."""
     measured = [line.values["time"] + line.values.get("data_time", 0.0) for line in recent if "time" in line.values]
-    times = sorted(filter(math.isfinite, measured))
-    if not times:
-        return None
-    middle = len(times) // 2
-    median = times[middle] if len(times) % 2 else (times[middle - 1] + times[middle]) / 2
-    return median * max(0, num_steps_left)
+    median_s = median_of(measured)
+    return None if math.isnan(median_s) else median_s * max(0, num_steps_left)
 
 
 def _elapsed_s(status: Status | None, state: str, now: float) -> float | None:

@@ -90,6 +90,7 @@ def test_any_edits_leave_what_a_list_would_hold(data):
     xs, ys = [x for x, _ in reference], [y for _, y in reference]
     assert same(series.samples()[1], array("d", ys)) and list(series.samples()[0]) == xs
     assert same(series.columns(-1, 200, 17), brute_columns(xs, ys, -1, 200, 17))
+    assert series.total == pytest.approx(sum(filter(math.isfinite, ys)), abs=1e-3)
     assert_smoothed(smoothed, reference, weight)
 
 
