@@ -28,11 +28,19 @@ _MAX_RANKS_WITH_HISTORY = 64
 
 
 class Steps(NamedTuple):
-    """Steps of one rank: `is_precise` if from its metrics, `is_history` if from before what was read first."""
+    """Steps of one rank.
+
+    Attributes:
+        block: the steps.
+        is_precise: whether they are from the rank's metrics.
+        is_history: whether they are from before what was read first.
+        written_at: when the file was written last, for what was in it when it was first read; None for what came since.
+    """
 
     block: StepBlock
     is_precise: bool
     is_history: bool
+    written_at: float | None = None
 
 
 class Said(NamedTuple):
@@ -59,7 +67,13 @@ class Gap(NamedTuple):
     rank: int | None
 
 
-Event = Steps | Said | Read | Gap
+class Found(NamedTuple):
+    """The files of the run are others than before: ranks joined, an attempt began."""
+
+    files: RunFiles
+
+
+Event = Steps | Said | Read | Gap | Found
 
 
 class Feed:
@@ -114,11 +128,11 @@ class Feed:
         """
         now = self._clock()
         deadline = now + budget_s
+        events: list[Event] = []
         if self._looked_at is None or now - self._looked_at >= _LOOK_AGAIN_S:
-            self._look_again(now)
+            events += self._look_again(now)
         if not self._queue:
             self._queue = list(reversed(self._followed.values()))
-        events: list[Event] = []
         while self._queue:
             followed = self._queue.pop()
             events += self._read_newest(followed)
@@ -130,7 +144,8 @@ class Feed:
                 break
         return events
 
-    def _look_again(self, now: float) -> None:
+    def _look_again(self, now: float) -> list[Event]:
+        before = self._files
         if self._looked_at is not None:
             self._files = self._files.look_again()
         self._looked_at = now
@@ -142,6 +157,7 @@ class Feed:
         for path, rank, is_metrics in sources:
             if path not in self._followed:
                 self._followed[path] = _Followed(path, rank, is_metrics, newest)
+        return [Found(self._files)] if self._files != before else []
 
     def _read_newest(self, followed: "_Followed") -> list[Event]:
         tail = followed.newest
@@ -192,7 +208,7 @@ class Feed:
         if followed.is_metrics:
             for steps in read_metrics_block(block.data, rank or 0):
                 self._precise_ranks.add(steps.rank)
-                yield Steps(steps, True, is_history)
+                yield Steps(steps, True, is_history, followed.written_at)
             return
         yield Read(path, parts_of(block))
         if is_history and rank in self._precise_ranks:
@@ -201,7 +217,7 @@ class Feed:
             found = read_log(block.data, rank)
             others = found.others
             for steps in found.steps:
-                yield Steps(steps, False, is_history)
+                yield Steps(steps, False, is_history, followed.written_at)
         for line in others:
             content = line.content
             if isinstance(content, str):
@@ -222,3 +238,8 @@ class _Followed:
         self.past: BlockTail | None = None
         self.begin: int | None = None  # of the first line that was read
         self.num_rounds = 0
+
+    @property
+    def written_at(self) -> float | None:
+        """When the file was written last, in the round that reads it first."""
+        return self.newest.modified_at if self.num_rounds <= 1 else None

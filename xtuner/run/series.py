@@ -6,14 +6,12 @@ and so on, so that a column costs O(log n) and a single spike among millions is 
 
 from array import array
 from bisect import bisect_left, bisect_right
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from math import inf, isfinite, nan
 from typing import NamedTuple, Protocol
 from weakref import WeakSet
 
 _FANOUT = 16
-# A rank that is this many samples behind the fastest no longer keeps the band of the others open.
-_BAND_LAG = 64
 
 
 class Column(NamedTuple):
@@ -172,6 +170,10 @@ class Series:
         """How many of the first `index` samples are NaN or infinite."""
         return bisect_left(self._bad, index)
 
+    def last_bad(self) -> tuple[float, float] | None:
+        """The newest sample that is NaN or infinite."""
+        return (self._x[self._bad[-1]], self._y[self._bad[-1]]) if self._bad else None
+
     def tell(self, follower: Follower) -> None:
         """Let `follower` hear of samples that are taken back, for as long as it lives."""
         self._followers.add(follower)
@@ -193,7 +195,7 @@ class Series:
             head, tail = -(-begin // _FANOUT) * _FANOUT, end // _FANOUT * _FANOUT
             has_blocks = head < tail and level < len(self._levels)
             for first, behind in [(begin, head), (tail, end)] if has_blocks else [(begin, end)]:
-                part_low, part_high = _extremes(lows, highs, first, behind, has_bad=has_bad and level == 0)
+                part_low, part_high = _extremes_of(lows, highs, first, behind, has_bad=has_bad and level == 0)
                 low, high = min(low, part_low), max(high, part_high)
             if not has_blocks:
                 break
@@ -211,13 +213,13 @@ class Series:
             block_lows, block_highs = self._levels[level]
             has_bad = level == 0 and len(self._bad) > 0
             for begin in range(len(block_lows) * _FANOUT, len(lows) - _FANOUT + 1, _FANOUT):
-                low, high = _extremes(lows, highs, begin, begin + _FANOUT, has_bad=has_bad)
+                low, high = _extremes_of(lows, highs, begin, begin + _FANOUT, has_bad=has_bad)
                 block_lows.append(low)
                 block_highs.append(high)
             lows, highs, level = block_lows, block_highs, level + 1
 
 
-def _extremes(
+def _extremes_of(
     lows: "array[float]", highs: "array[float]", begin: int, end: int, *, has_bad: bool
 ) -> tuple[float, float]:
     if begin == end:
@@ -226,154 +228,6 @@ def _extremes(
         finite = list(filter(isfinite, lows[begin:end]))
         return min(finite, default=inf), max(finite, default=-inf)
     return min(lows[begin:end]), max(highs[begin:end])
-
-
-class _Derived:
-    """A view of a series that is brought up to date before each look at it."""
-
-    def __init__(self, series: Series, update: Callable[[], None]) -> None:
-        self._series = series
-        self._update = update
-
-    def __len__(self) -> int:
-        self._update()
-        return len(self._series)
-
-    def x_range(self) -> tuple[float, float] | None:
-        """As of `SeriesView`."""
-        self._update()
-        return self._series.x_range()
-
-    def columns(self, begin: float, end: float, num_columns: int) -> list[Column]:
-        """As of `SeriesView`."""
-        self._update()
-        return self._series.columns(begin, end, num_columns)
-
-    def value_at(self, x: float) -> tuple[float, float] | None:
-        """As of `SeriesView`."""
-        self._update()
-        return self._series.value_at(x)
-
-
-class Smoothed(_Derived):
-    """The exponential mean of a series without its bias towards 0, as TensorBoard draws it; a `SeriesView`.
-
-    `last = last * weight + (1 - weight) * y`, shown is `last / (1 - weight**n)`. NaN and infinities are skipped.
-    Samples are taken in as they come, each once.
-
-    Args:
-        series: what is smoothed.
-        weight: 0 for no smoothing, up to (not including) 1.
-
-    Raises:
-        ValueError: `weight` is outside of [0, 1).
-    """
-
-    def __init__(self, series: Series, weight: float) -> None:
-        if not 0 <= weight < 1:
-            raise ValueError(f"a smoothing weight is in [0, 1), not {weight}")
-        super().__init__(Series(), self._take_in)
-        self._source = series
-        self._weight = weight
-        self._num_read = 0
-        self._last = 0.0
-        self._bias = 1.0  # weight ** n
-        series.tell(self)
-
-    def cut(self, num_kept: int) -> None:
-        """Go back to where the mean was after the first `num_kept` samples of the source."""
-        if num_kept >= self._num_read:
-            return
-        num_finite = num_kept - self._source.num_bad_before(num_kept)
-        if num_finite < len(self._series):
-            self._series.truncate_from(self._series.samples(num_finite, num_finite + 1)[0][0])
-        # Equal x are cut together: what was cut too much is taken in again.
-        assert len(self._series) <= num_finite
-        self._restart(num_kept if len(self._series) == num_finite else 0)
-
-    def _restart(self, num_read: int) -> None:
-        if num_read == 0:
-            self._series.truncate_from(-inf)
-        self._num_read = num_read
-        self._bias = self._weight ** len(self._series)
-        self._last = self._series.samples(-1)[1][0] * (1 - self._bias) if len(self._series) else 0.0
-
-    def _take_in(self) -> None:
-        if self._num_read == len(self._source):
-            return
-        xs, ys = self._source.samples(self._num_read)
-        self._num_read += len(xs)
-        weight, last, bias = self._weight, self._last, self._bias
-        new_x, new_y = array("d"), array("d")
-        for x, y in zip(xs, ys, strict=True):
-            if isfinite(y):
-                last = last * weight + (1 - weight) * y
-                bias *= weight
-                new_x.append(x)
-                new_y.append(last / (1 - bias))
-        self._last, self._bias = last, bias
-        self._series.extend(new_x, new_y)
-
-
-class Band:
-    """What all ranks together did in each step: three series views, of the minimum, median and maximum.
-
-    NaN and infinities are left out; a step without any other value has none in the band. A step is taken up as soon
-    as one rank has said it, and corrected when others follow.
-    """
-
-    def __init__(self, ranks: Iterable[Series]) -> None:
-        self._ranks = tuple(ranks)
-        self._edges = (Series(), Series(), Series())
-        self._stable_until = -inf  # what lies before is not looked at again
-        for series in self._ranks:
-            series.tell(self)
-        self._num_seen = [0] * len(self._ranks)
-        self.low, self.median, self.high = (_Derived(edge, self._take_in) for edge in self._edges)
-
-    def cut(self, num_kept: int) -> None:
-        """A rank took samples back; which ones is seen from its length, so all from there on are looked at again."""
-        for series in self._ranks:
-            if len(series) == num_kept:
-                last = series.x_range()
-                self._stable_until = min(self._stable_until, last[1] if last else -inf)
-
-    def _take_in(self) -> None:
-        if [len(series) for series in self._ranks] == self._num_seen:
-            return
-        self._num_seen = [len(series) for series in self._ranks]
-        begin = self._stable_until
-        parts = [series.samples(series.position(begin)) for series in self._ranks]
-        xs, steps = _by_step(parts)
-        extremes = [_low_median_high(values) for values in steps]
-        for number, edge in enumerate(self._edges):
-            edge.truncate_from(begin)
-            edge.extend(xs, [values[number] for values in extremes])
-        self._stable_until = self._find_stable()
-
-    def _find_stable(self) -> float:
-        """The last step of the slowest rank, or that some samples before the end of the fastest."""
-        ends = [span[1] if (span := series.x_range()) else -inf for series in self._ranks]
-        fastest = self._ranks[ends.index(max(ends))]
-        lagging = fastest.samples(-_BAND_LAG)[0]
-        return max(min(ends), lagging[0] if len(lagging) == _BAND_LAG else -inf)
-
-
-def _by_step(parts: "list[tuple[array[float], array[float]]]") -> "tuple[Sequence[float], list[Sequence[float]]]":
-    """All x in order, and the values of all ranks at each."""
-    parts = [part for part in parts if part[0]]
-    if parts and all(xs == parts[0][0] for xs, _ in parts):
-        return parts[0][0], list(zip(*(ys for _, ys in parts), strict=True))
-    steps: dict[float, list[float]] = {}
-    for xs, ys in parts:
-        for x, y in zip(xs, ys, strict=True):
-            steps.setdefault(x, []).append(y)
-    return sorted(steps), [steps[x] for x in sorted(steps)]
-
-
-def _low_median_high(values: Sequence[float]) -> tuple[float, float, float]:
-    finite = list(filter(isfinite, values))
-    return (min(finite), median_of(finite), max(finite)) if finite else (nan, nan, nan)
 
 
 def median_of(values: Iterable[float]) -> float:

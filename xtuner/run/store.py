@@ -8,12 +8,13 @@ from math import inf, isnan
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from xtuner.run.derived import Band
 from xtuner.run.discover import RunFiles
-from xtuner.run.feed import Event, Gap, Read, Said, Steps
+from xtuner.run.feed import Event, Found, Gap, Read, Said, Steps
 from xtuner.run.logindex import LogIndex
 from xtuner.run.metrics import parse_records
 from xtuner.run.rank_steps import RankSteps
-from xtuner.run.series import Band, Series, median_of
+from xtuner.run.series import Series, median_of
 from xtuner.run.status import Status, judge, read_status
 from xtuner.run.tail import BlockTail
 
@@ -84,7 +85,7 @@ class RunStore:
         self._eval_tail = BlockTail(files.run_dir.eval_metrics) if files.run_dir else None
 
     def apply(self, events: Iterable[Event], now: float) -> None:
-        """Take in what a feed has read; `now`, in seconds, is when."""
+        """Take in what a feed has read; `now`, in seconds since the epoch, is when."""
         for event in events:
             self.revision += 1
             if isinstance(event, Steps):
@@ -93,6 +94,8 @@ class RunStore:
                 self._add_line(event)
             elif isinstance(event, Read):
                 self.log_indices.setdefault(event.path, LogIndex()).add(event.parts)
+            elif isinstance(event, Found):
+                self.files = event.files
             else:
                 self.gaps.append(event)
                 self.log_indices.pop(event.path, None)
@@ -187,7 +190,9 @@ class RunStore:
             return
         self.total_steps = block.total_steps or self.total_steps
         self.epoch = block.epoch if block.epoch is not None else self.epoch
-        rewinds = rank.add(block, now, is_precise=event.is_precise)
+        # A run may have been silent for hours when someone comes to look.
+        heard_at = now if event.written_at is None else min(now, event.written_at)
+        rewinds = rank.add(block, heard_at, is_precise=event.is_precise)
         self.rewinds.extend(Rewind(block.rank, *rewind) for rewind in rewinds)
 
     def _add_line(self, line: Said) -> None:

@@ -37,6 +37,7 @@ class BlockTail:
         self.num_restarts = 0
         self.has_more = False  # whether the last call found more than it might read
         self.offset = 0
+        self.modified_at = 0.0  # of the file, when it was last read
         self._path = path
         self._last_bytes = last_bytes
         self._end = end
@@ -100,6 +101,7 @@ class BlockTail:
         finally:
             os.close(descriptor)
         self.offset += len(chunk)
+        self.modified_at = status.st_mtime
         self.has_more = len(chunk) == wanted > 0
         self._look = None if self.has_more else (status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns)
         self._fingerprint = (self._fingerprint + chunk[-_FINGERPRINT_BYTES:])[-_FINGERPRINT_BYTES:]

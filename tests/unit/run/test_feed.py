@@ -157,10 +157,10 @@ def test_truncated_replaced_and_late_files(run):
     assert [event for event in events if isinstance(event, Gap)] == [Gap(path, 0)] and list(store.gaps)
     assert loss_of(store) == {1: 1, 2: 2, 3: 30}
     run.rank_log(1).write_text(step_line(1, 1))
-    assert not feed.poll()
+    assert not feed.poll() and list(store.files.logs) == [0]
     now[0] = 6.0
     read_all(feed, store)
-    assert loss_of(store, 1) == {1: 1}
+    assert loss_of(store, 1) == {1: 1} and list(store.files.logs) == [0, 1]
 
 
 def test_files_that_go_away_are_named_and_the_last_values_stay(run, tmp_path):

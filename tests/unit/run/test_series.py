@@ -7,7 +7,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from xtuner.run.series import Band, Column, Series, Smoothed
+from xtuner.run.derived import Band, Smoothed
+from xtuner.run.series import Column, Series
 
 values = st.floats(-1e6, 1e6) | st.sampled_from([math.nan, math.inf, -math.inf])
 steps = st.lists(st.integers(0, 50), max_size=300).map(sorted)
