@@ -58,7 +58,7 @@ def discover(path: Path) -> list[RunFiles]:
         path = path.absolute().parent
     runs = _runs_of(path)
     if runs:
-        return [_run(run.path) for run in runs]
+        return [files_of_run(run.path) for run in runs]
     bare = _bare_logs(path)
     return [bare] if bare.logs else []
 
@@ -107,7 +107,8 @@ def _bare_logs(path: Path) -> RunFiles:
     return RunFiles(path, "logs", _rank_logs(path), {})
 
 
-def _run(path: Path) -> RunFiles:
+def files_of_run(path: Path) -> RunFiles:
+    """The files of the run directory `path`, of ours or of an older XTuner; none where it is gone."""
     run = RunDir(path)
     metrics = {rank: run.metrics / name for name in _names(run.metrics) if (rank := _rank_of_metrics(name)) is not None}
     if not metrics:
@@ -135,4 +136,4 @@ def _names(directory: Path) -> list[str]:
         return []
 
 
-_FINDERS = {"run": _run, "logs": _bare_logs, "console": _console}
+_FINDERS = {"run": files_of_run, "logs": _bare_logs, "console": _console}

@@ -117,8 +117,9 @@ class Feed:
         )
 
     @property
-    def _has_all_newest(self) -> bool:
-        return all(followed.num_rounds for followed in self._queue)
+    def has_newest(self) -> bool:
+        """Whether the newest part of each file was read: where the run stands is known."""
+        return self._looked_at is not None and all(followed.num_rounds for followed in self._queue)
 
     def poll(self, budget_s: float = 0.02) -> list[Event]:
         """What came since the last call, as far as can be read in about `budget_s` seconds.
@@ -138,7 +139,7 @@ class Feed:
             events += self._read_newest(followed)
             if self._clock() >= deadline:
                 break
-        while self._history and self._has_all_newest:
+        while self._history and self.has_newest:
             events += self._read_past()
             if self._clock() >= deadline:
                 break

@@ -7,6 +7,8 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from xtuner.run.discover import files_of_run
+from xtuner.run.health import Alert, find_alerts
 from xtuner.run.layout import RunDir
 from xtuner.run.logline import StepLine, parse, rank_from_name
 from xtuner.run.metrics import without_infinities
@@ -44,6 +46,7 @@ class RunSummary:
     last_steps: dict[int, int] = field(default_factory=dict)
     exit_code: int | None = None
     message: str = ""
+    alerts: list[Alert] = field(default_factory=list)
 
     def to_json(self) -> dict[str, Any]:
         """The summary for `json.dumps`; a loss that is not a number is "nan", "inf" or "-inf"."""
@@ -76,6 +79,7 @@ def summarise(run_dir: RunDir, now: float) -> RunSummary:
         last_steps={rank: line.step for rank, line in last.items()},
         exit_code=status.exit_code if status else None,
         message=status.message if status else "",
+        alerts=find_alerts(files_of_run(run_dir.path), now),
     )
 
 
