@@ -10,6 +10,7 @@ import re
 from array import array
 from collections.abc import Iterable, Iterator
 from datetime import datetime
+from math import isnan
 from typing import Any, NamedTuple
 
 from xtuner.run.logline import LINE, LogLine, StepLine, parse
@@ -20,6 +21,8 @@ _OTHERS_TO_BLANKS = bytes(byte if byte in _NUMERIC else 0x20 for byte in range(2
 _NUMBER = re.compile(r"[0-9.\-]+", re.ASCII)
 _VALUE = re.compile(r"[^\s:]+: (-?[0-9]+(?:\.[0-9]+)?)(?=\s)", re.ASCII)
 _MAX_UNIFORM_LINE = 4096
+# To find out how a line is laid out takes as long as to read some.
+_MIN_UNIFORM_LINES = 4
 _MAX_STEP_DIGITS = 12
 _TWO_DIGITS = {b"%02d" % number: number for number in range(60)}
 _MAX_HEAD = 80
@@ -84,8 +87,12 @@ def read_metrics_block(lines: bytes, rank: int) -> list[StepBlock]:
 
     Older versions wrote several records a step, one a value; they become one step.
     """
+    found = parse_records(lines)
+    uniform = _to_uniform_block(found, rank)
+    if uniform:
+        return [uniform]
     records: list[dict[str, Any]] = []
-    for record in parse_records(lines):
+    for record in found:
         step = record.get("step")
         if not isinstance(step, int | float) or step != step:
             continue
@@ -94,6 +101,24 @@ def read_metrics_block(lines: bytes, rank: int) -> list[StepBlock]:
         else:
             records.append(record)
     return list(_to_blocks(map(_of_record, records), rank))
+
+
+def _to_uniform_block(records: list[dict[str, Any]], rank: int) -> StepBlock | None:
+    """The block of records as we write them: the same keys in the same order, and numbers alone."""
+    keys = tuple(records[0]) if records else ()
+    if keys[:3] != _POSITION_KEYS or any(tuple(record) != keys for record in records):
+        return None
+    columns = list(zip(*map(dict.values, records), strict=True))
+    if any(not {*map(type, column)} <= {int, float} for column in columns):
+        return None
+    try:
+        steps, _, times, *values = (array("d", column) for column in columns)
+        total_steps = int(columns[1][-1])
+    except (ValueError, OverflowError):
+        return None
+    if any(map(isnan, steps)):
+        return None
+    return StepBlock(rank, steps, times, dict(zip(keys[3:], values, strict=True)), total_steps)
 
 
 class _Step(NamedTuple):
@@ -180,7 +205,7 @@ class _Layout(NamedTuple):
 def _read_uniform(lines: bytes, rank: int | None) -> StepBlock | None:
     """The steps of `lines` if these are step lines that differ in their digits alone, else None."""
     first = lines[: lines.find(b"\n") + 1]
-    if not 0 < len(first) <= _MAX_UNIFORM_LINE:
+    if not 0 < len(first) <= _MAX_UNIFORM_LINE or len(lines) < _MIN_UNIFORM_LINES * len(first):
         return None
     layout = _layout_of(first) if _is_uniform(lines, first) else None
     if layout is None:

@@ -15,8 +15,8 @@ from xtuner.run.logindex import Parts, parts_of
 from xtuner.run.logline import LogLine
 from xtuner.run.tail import BlockTail, TailBlock
 
-# A step line has some 270 bytes: a thousand steps a rank are there at once, and less of each with many ranks.
-_NEWEST_BYTES = 2**18
+# A step line has some 270 bytes: five hundred steps a rank are there at once, and less of each with many ranks.
+_NEWEST_BYTES = 2**17
 _NEWEST_BYTES_ALL = 2**26
 _MIN_NEWEST_BYTES = 2**14
 # What is parsed between two looks at the clock: a few milliseconds.
@@ -95,6 +95,7 @@ class Feed:
         self._followed: dict[Path, _Followed] = {}
         self._queue: list[_Followed] = []  # whose newest lines are to be read in this round
         self._history: list[_Followed] = []  # whose past is to be read
+        self._num_unread = 0  # files whose newest lines have never been looked for
         self._precise_ranks: set[int] = set()
 
     @property
@@ -119,7 +120,7 @@ class Feed:
     @property
     def has_newest(self) -> bool:
         """Whether the newest part of each file was read: where the run stands is known."""
-        return self._looked_at is not None and all(followed.num_rounds for followed in self._queue)
+        return self._looked_at is not None and self._num_unread == 0
 
     def poll(self, budget_s: float = 0.02) -> list[Event]:
         """What came since the last call, as far as can be read in about `budget_s` seconds.
@@ -157,7 +158,9 @@ class Feed:
         newest = min(_NEWEST_BYTES, max(_MIN_NEWEST_BYTES, _NEWEST_BYTES_ALL // max(1, len(sources))))
         for path, rank, is_metrics in sources:
             if path not in self._followed:
-                self._followed[path] = _Followed(path, rank, is_metrics, newest)
+                self._followed[path] = followed = _Followed(path, rank, is_metrics, newest)
+                self._queue.insert(0, followed)
+                self._num_unread += 1
         return [Found(self._files)] if self._files != before else []
 
     def _read_newest(self, followed: "_Followed") -> list[Event]:
@@ -170,6 +173,7 @@ class Feed:
         except OSError as error:
             self.unreadable[followed.path] = error.strerror or str(error)
             blocks = []
+        self._num_unread -= followed.num_rounds == 0
         followed.num_rounds += 1
         if tail.num_restarts > num_restarts:
             followed.past = None
@@ -185,13 +189,17 @@ class Feed:
         return events
 
     def _plan_past(self, followed: "_Followed", end: int) -> None:
-        is_first = followed.rank in (None, min((rank for rank in self._files.logs if rank is not None), default=0))
+        is_first = followed.rank in (None, self._first_rank)
         if end > 0 and (is_first or len(self._files.logs) <= _MAX_RANKS_WITH_HISTORY):
             followed.past = BlockTail(followed.path, end=end)
-            self._history.append(followed)
+            self._history.insert(0 if is_first else len(self._history), followed)
+
+    @property
+    def _first_rank(self) -> int:
+        return min((rank for rank in self._files.logs if rank is not None), default=0)
 
     def _read_past(self) -> list[Event]:
-        """The next slice of the file whose turn it is; the past is read forwards, rank beside rank."""
+        """The next slice of the file whose turn it is; the past is read forwards."""
         followed = self._history.pop(0)
         assert followed.past is not None
         try:
@@ -201,7 +209,8 @@ class Feed:
         if followed.past.num_restarts:
             return []  # the newest lines tell of the gap
         if followed.past.has_more:
-            self._history.append(followed)
+            # The first rank's charts are whole before those of the others.
+            self._history.insert(0 if followed.rank in (None, self._first_rank) else len(self._history), followed)
         return [event for block in blocks for event in self._events_of(followed, block, is_history=True)]
 
     def _events_of(self, followed: "_Followed", block: TailBlock, *, is_history: bool) -> Iterator[Event]:

@@ -171,7 +171,8 @@ class Health:
             patience_s = max(patience_s, _PAUSE_S)
         heard = {number: rank.last_heard for number, rank in store.ranks.items() if rank.last_heard is not None}
         newest = max(heard.values(), default=now)
-        behind = sorted(number for number, rank in store.ranks.items() if (rank.last_step or 0) < store.step)
+        newest_step = store.step
+        behind = sorted(number for number, rank in store.ranks.items() if (rank.last_step or 0) < newest_step)
         if now - newest > patience_s:
             who = f"; behind: rank {_join(behind)}" if behind else ""
             text = f"stalled: no step from any rank for {now - newest:.0f} s"

@@ -66,7 +66,10 @@ def parse_records(lines: bytes) -> list[dict[str, Any]]:
         found = []
     if len(found) != len(parts):
         found = [record for part in parts if (record := _parse_record(part)) is not None]
-    return [{key: _to_number(value) for key, value in record.items()} for record in found if isinstance(record, dict)]
+    records = [record for record in found if isinstance(record, dict)]
+    if b'nan"' in lines or b'inf"' in lines:
+        return [{key: _to_number(value) for key, value in record.items()} for record in records]
+    return records
 
 
 def _parse_record(line: bytes) -> Any:

@@ -90,20 +90,22 @@ class Series:
         if len(xs) != len(ys):
             raise ValueError(f"{len(xs)} values of x, {len(ys)} of y")
         new_x, new_y = array("d", xs), array("d", ys)
-        if not new_x:
-            return
-        ordered = sorted(new_x)  # linear where it is in order already
-        if array("d", ordered) != new_x or not new_x[0] >= (self._x[-1] if self._x else -inf):
+        ordered = array("d", sorted(new_x))  # linear where it is in order already
+        if new_x and (ordered != new_x or not new_x[0] >= (self._x[-1] if self._x else -inf)):
             raise ValueError("the values of x must not decrease")
+        self._extend(new_x, new_y)
+
+    def _extend(self, xs: "array[float]", ys: "array[float]") -> None:
         begin = len(self._y)
-        self._x += new_x
-        self._y += new_y
-        total = sum(new_y)
+        self._x += xs
+        self._y += ys
+        total = sum(ys)
         if not isfinite(total):
-            self._bad.extend(begin + index for index, y in enumerate(new_y) if not isfinite(y))
-            total = sum(filter(isfinite, new_y))
+            self._bad.extend(begin + index for index, y in enumerate(ys) if not isfinite(y))
+            total = sum(filter(isfinite, ys))
         self._total += total
-        self._grow()
+        if len(self._y) // _FANOUT > begin // _FANOUT:
+            self._grow()
 
     def truncate_from(self, x: float) -> None:
         """Drop what lies at or after `x`: a run that went back to a checkpoint says these steps again."""
@@ -120,22 +122,25 @@ class Series:
         for follower in self._followers:
             follower.cut(num_kept)
 
-    def splice(self, xs: Sequence[float], ys: Sequence[float], before: float | None = None) -> None:
+    def splice(self, xs: "array[float]", ys: "array[float]", before: float | None = None) -> None:
         """Put samples between others: what lay in [xs[0], before) is replaced, what lies after stays.
 
         Costs as much as appending `xs` and all that lies after. Without `before`, what lay up to xs[-1] is replaced.
-
-        Raises:
-            ValueError: as for `extend`.
+        The values of `xs` must increase and be less than `before`, which is not checked: a reader of files puts the
+        same steps into a dozen series.
         """
-        if not xs or not self._x or xs[0] > self._x[-1]:
-            self.extend(xs, ys)
+        if not xs:
             return
-        after = bisect_right(self._x, xs[-1]) if before is None else bisect_left(self._x, before)
-        tail = self._x[after:], self._y[after:]
-        self.truncate_from(xs[0])
-        self.extend(xs, ys)
-        self.extend(*tail)
+        if self._x and xs[0] <= self._x[-1]:
+            after = bisect_right(self._x, xs[-1]) if before is None else bisect_left(self._x, before)
+            tail = self._x[after:], self._y[after:]
+            self.truncate_from(xs[0])
+            self._extend(xs, ys)
+            self._extend(*tail)
+        elif len(xs) == 1:
+            self.append(xs[0], ys[0])
+        else:
+            self._extend(xs, ys)
 
     def x_range(self) -> tuple[float, float] | None:
         """The first and the last x; None while empty."""
@@ -189,19 +194,25 @@ class Series:
 
     def _extremes(self, begin: int, end: int, *, has_bad: bool) -> tuple[float, float]:
         """Ragged ends are looked at on each level, what lies between them on the level above."""
-        low, high = inf, -inf
-        lows = highs = self._y
+        lows: list[float] = []
+        highs: list[float] = []
+        low_source = high_source = self._y
         for level in range(len(self._levels) + 1):
             head, tail = -(-begin // _FANOUT) * _FANOUT, end // _FANOUT * _FANOUT
-            has_blocks = head < tail and level < len(self._levels)
-            for first, behind in [(begin, head), (tail, end)] if has_blocks else [(begin, end)]:
-                part_low, part_high = _extremes_of(lows, highs, first, behind, has_bad=has_bad and level == 0)
-                low, high = min(low, part_low), max(high, part_high)
-            if not has_blocks:
+            if head >= tail or level == len(self._levels):
+                head = tail = end
+            low_part = low_source[begin:head] + low_source[tail:end]
+            if level == 0:
+                high_part = low_part = array("d", filter(isfinite, low_part)) if has_bad else low_part
+            else:
+                high_part = high_source[begin:head] + high_source[tail:end]
+            lows += low_part
+            highs += high_part
+            if head == end:
                 break
             begin, end = head // _FANOUT, tail // _FANOUT
-            lows, highs = self._levels[level]
-        return low, high
+            low_source, high_source = self._levels[level]
+        return min(lows, default=inf), max(highs, default=-inf)
 
     def _grow(self) -> None:
         """Add the blocks that have become full, on each level."""
@@ -211,23 +222,16 @@ class Series:
             if level == len(self._levels):
                 self._levels.append((array("d"), array("d")))
             block_lows, block_highs = self._levels[level]
-            has_bad = level == 0 and len(self._bad) > 0
-            for begin in range(len(block_lows) * _FANOUT, len(lows) - _FANOUT + 1, _FANOUT):
-                low, high = _extremes_of(lows, highs, begin, begin + _FANOUT, has_bad=has_bad)
-                block_lows.append(low)
-                block_highs.append(high)
+            first, end = len(block_lows) * _FANOUT, len(lows) // _FANOUT * _FANOUT
+            low_values, high_values = lows[first:end].tolist(), highs[first:end].tolist()
+            if level == 0 and self._bad:
+                # An infinity of the right sign is no extreme.
+                low_values = [y if isfinite(y) else inf for y in low_values]
+                high_values = [y if isfinite(y) else -inf for y in high_values]
+            begins = range(0, end - first, _FANOUT)
+            block_lows.extend([min(low_values[begin : begin + _FANOUT]) for begin in begins])
+            block_highs.extend([max(high_values[begin : begin + _FANOUT]) for begin in begins])
             lows, highs, level = block_lows, block_highs, level + 1
-
-
-def _extremes_of(
-    lows: "array[float]", highs: "array[float]", begin: int, end: int, *, has_bad: bool
-) -> tuple[float, float]:
-    if begin == end:
-        return inf, -inf
-    if has_bad:
-        finite = list(filter(isfinite, lows[begin:end]))
-        return min(finite, default=inf), max(finite, default=-inf)
-    return min(lows[begin:end]), max(highs[begin:end])
 
 
 def median_of(values: Iterable[float]) -> float:

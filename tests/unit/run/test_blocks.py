@@ -48,7 +48,7 @@ def by_rank(rows):
     return sorted(rows, key=lambda row: row[0])
 
 
-@given(st.lists(st.lists(numbers, min_size=11, max_size=11), min_size=1, max_size=30), st.none() | st.integers(0, 99))
+@given(st.lists(st.lists(numbers, min_size=11, max_size=11), min_size=8, max_size=30), st.none() | st.integers(0, 99))
 def test_our_own_lines_are_read_as_columns(rows, rank):
     lines = [step_text(n, dict(zip(STEP_KEYS, row, strict=True)), rank) for n, row in enumerate(rows)]
     text = "\n".join(lines) + "\n"

@@ -82,7 +82,7 @@ def test_any_edits_leave_what_a_list_would_hold(data):
         elif edit == "splice":
             first = data.draw(st.integers(0, 80))
             new = [(first + number, y) for number, y in enumerate(data.draw(st.lists(values, max_size=40)))]
-            series.splice([x for x, _ in new], [y for _, y in new])
+            series.splice(array("d", [x for x, _ in new]), array("d", [y for _, y in new]))
             if new:
                 before = [sample for sample in reference if sample[0] < first]
                 reference = before + new + [sample for sample in reference if sample[0] > new[-1][0]]
@@ -179,7 +179,7 @@ def test_a_band_follows_ranks_that_go_back_and_histories_that_come_late():
     ranks = [make([5, 6], [1.0, 2.0]), make([5, 6], [3.0, 4.0])]
     band = Band(ranks)
     assert band.median.value_at(6) == (6, 3) and band.low.x_range() == (5, 6)
-    ranks[0].splice([1, 2], [10.0, 20.0])
+    ranks[0].splice(array("d", [1, 2]), array("d", [10, 20]))
     assert [band.high.value_at(x)[1] for x in (1, 2, 5)] == [10, 20, 3]
     for series in ranks:
         series.truncate_from(6)
