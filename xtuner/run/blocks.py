@@ -10,6 +10,7 @@ import re
 from array import array
 from collections.abc import Iterable, Iterator
 from datetime import datetime
+from functools import lru_cache
 from math import isnan
 from typing import Any, NamedTuple
 
@@ -25,9 +26,14 @@ _MAX_UNIFORM_LINE = 4096
 _MIN_UNIFORM_LINES = 4
 _MAX_STEP_DIGITS = 12
 _TWO_DIGITS = {b"%02d" % number: number for number in range(60)}
+_MINUTES = {word: 60 * number for word, number in _TWO_DIGITS.items()}
+_MAX_KNOWN, _MAX_KNOWN_KEYS = 4096, 32
 _MAX_HEAD = 80
 # What a metrics record holds besides its values.
 _POSITION_KEYS = ("step", "total_steps", "timestamp")
+
+
+_known: "dict[str, _Known]" = {}
 
 
 class StepBlock(NamedTuple):
@@ -262,39 +268,49 @@ def _read_columns(words: list[bytes], num_lines: int, layout: _Layout, rank: int
         rank=(rank or 0) if layout.line.rank is None else layout.line.rank,
         steps=array("d", map(int, steps)),
         times=_read_times(*(column(layout.date + part) for part in range(4))),
-        values={key: _to_floats(column(index)) for key, index in layout.values.items()},
+        values={key: _to_floats(key, column(index)) for key, index in layout.values.items()},
         total_steps=int(totals[-1]),
         epoch=layout.line.epoch,
     )
 
 
-def _to_floats(words: list[bytes]) -> "array[float]":
-    """Numbers of few digits are often the same ones: each is converted once."""
-    distinct = set(words)
-    if 2 * len(distinct) > len(words):
+class _Known(dict[bytes, float]):
+    """Numbers of a key that were converted before: with three decimals, a loss has a few hundred values."""
+
+    def __missing__(self, word: bytes) -> float:
+        number = float(word)
+        if len(self) < _MAX_KNOWN:
+            self[word] = number
+        return number
+
+
+def _to_floats(key: str, words: list[bytes]) -> "array[float]":
+    known = _known.get(key)
+    if known is None and len(_known) < _MAX_KNOWN_KEYS:
+        known = _known[key] = _Known()
+    if known is None or len(known) >= _MAX_KNOWN:  # a key with so many values seldom says one twice
         return array("d", map(float, words))
-    numbers = dict(zip(distinct, map(float, distinct), strict=True))
-    return array("d", map(numbers.__getitem__, words))
+    return array("d", map(known.__getitem__, words))
 
 
 def _read_times(dates: list[bytes], hours: list[bytes], minutes: list[bytes], seconds: list[bytes]) -> "array[float]":
-    two, starts = _TWO_DIGITS, _HourStarts()
+    two, sixty = _TWO_DIGITS, _MINUTES
+    days_and_hours = [date + hour for date, hour in zip(dates, hours, strict=True)]
+    starts = {which: _hour_start(which) for which in set(days_and_hours)}
     return array(
         "d",
         [
-            starts[date + hour] + 60 * two[minute] + two[second]
-            for date, hour, minute, second in zip(dates, hours, minutes, seconds, strict=True)
+            starts[which] + sixty[minute] + two[second]
+            for which, minute, second in zip(days_and_hours, minutes, seconds, strict=True)
         ],
     )
 
 
-class _HourStarts(dict[bytes, float]):
+@lru_cache(maxsize=1024)
+def _hour_start(which: bytes) -> float:
     """When an hour of local time began, in seconds since the epoch: `2025-08-2909` is nine o'clock."""
-
-    def __missing__(self, key: bytes) -> float:
-        text = key.decode("ascii")
-        self[key] = start = datetime.fromisoformat(f"{text[:10]} {text[10:]}:00:00").timestamp()
-        return start
+    text = which.decode("ascii")
+    return datetime.fromisoformat(f"{text[:10]} {text[10:]}:00:00").timestamp()
 
 
 def _with_positions(lines: bytes) -> Iterator[tuple[int, bytes]]:
