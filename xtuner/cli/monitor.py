@@ -8,10 +8,11 @@ import typer
 
 from xtuner.cli import console
 from xtuner.errors import TrainingFailed
+from xtuner.run.discover import discover
 from xtuner.run.health import Alert
 from xtuner.run.layout import RunDir, find_runs, require_work_dir
 from xtuner.run.status import END_STATES, judge, read_status
-from xtuner.run.summary import NUM_RECENT_LOSSES, RunSummary, rank_logs, summarise
+from xtuner.run.summary import NUM_RECENT_LOSSES, RunSummary, rank_logs, summarise, summarise_files
 from xtuner.run.tail import FileTail
 
 _POLL_S = 0.5
@@ -22,7 +23,11 @@ _ALERTS_EXIT_CODE = 1
 
 
 def command(
-    work_dir: Path = typer.Argument(..., metavar="WORK_DIR", help="A work dir, or one run directory in it."),
+    work_dir: Path = typer.Argument(
+        ...,
+        metavar="WORK_DIR",
+        help="A work dir, or one run directory in it; with --once and --json also rank logs or a console log.",
+    ),
     once: bool = typer.Option(False, "--once", help="Say where the newest run stands, and leave."),
     json: bool = typer.Option(False, "--json", help="The same as one JSON object; implies --once."),
 ) -> None:
@@ -37,9 +42,9 @@ def command(
     Example:
       xtuner monitor work_dirs --once
     """
-    require_work_dir(work_dir)
     if once or json:
         raise typer.Exit(_show_once(work_dir, as_json=json))
+    require_work_dir(work_dir)
     raise typer.Exit(_exit_code(_follow_newest(work_dir)))
 
 
@@ -48,8 +53,8 @@ def _exit_code(state: str) -> int:
 
 
 def _show_once(work_dir: Path, *, as_json: bool) -> int:
-    runs = find_runs(work_dir)
-    summary = summarise(runs[-1], time.time()) if runs else RunSummary(run=None, state="waiting")
+    runs = discover(work_dir)
+    summary = summarise_files(runs[-1], time.time()) if runs else RunSummary(run=None, state="waiting")
     if as_json:
         console.data_json(summary.to_json())
     elif not runs:

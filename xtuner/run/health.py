@@ -6,10 +6,8 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from xtuner.run.discover import RunFiles
 from xtuner.run.facts import RunFacts, read_facts
 from xtuner.run.failure import RankFailure, first_failure
-from xtuner.run.feed import Feed
 from xtuner.run.logline import LogLine
 from xtuner.run.status import ALIVE_STATES
 from xtuner.run.store import RunStore
@@ -261,15 +259,6 @@ class Health:
             text = f"the disk of {path} is nearly full"
             evidence = f"{free / 2**30:.1f} GiB are free; exports and checkpoints need {wanted / 2**30:.1f} GiB"
             yield Alert("disk", WARNING, text, evidence, f"make room: du -sh {path.parent}/*", step=self._store.step)
-
-
-def find_alerts(files: RunFiles, now: float) -> list[Alert]:
-    """What is wrong with a run at `now`, seconds since the epoch, from the newest part of each of its files."""
-    feed, store = Feed(files), RunStore(files)
-    while not feed.has_newest:
-        store.apply(feed.poll(), now)
-    store.refresh(now)
-    return Health(store).check(now)
 
 
 def _failed(failure: RankFailure) -> Alert:

@@ -104,6 +104,16 @@ def test_alerts_are_listed_and_make_the_exit_code_1(monitor, tmp_path):
     assert monitor(tmp_path, "--once")[0] == 6
 
 
+def test_rank_logs_and_consoles_of_other_launchers(monitor, tmp_path):
+    lines = [step_line(step, rank) for step in (1, 2) for rank in (0, 1)]
+    (tmp_path / "console.txt").write_text("\n".join(["torchrun says", *lines, ""]))
+    (tmp_path / "logs").mkdir()
+    (tmp_path / "logs" / "rank_1.log").write_text(lines[1] + "\n")
+    _, out, _ = monitor(tmp_path / "console.txt", "--once")
+    assert "ranks     0: step 2, 1: step 2" in out and "tokens/s  200.0 over all ranks" in out
+    assert json.loads(monitor(tmp_path / "logs", "--json")[1])["last_steps"] == {"1": 1}
+
+
 def test_an_empty_work_dir_is_waited_for(monitor, tmp_path):
     code, out, _ = monitor(tmp_path, "--once")
     assert code == 0 and out.startswith("state     waiting") and str(tmp_path) in out
