@@ -1,11 +1,9 @@
 """Why a launch failed: the first rank that failed, found in what torchrun kept."""
 
-import re
-import signal
 from pathlib import Path
 
 from xtuner.errors import TrainingFailed, XTunerError, error_for_exit_code
-from xtuner.run.failure import RankFailure, read_failures
+from xtuner.run.failure import RankFailure, find_killed, read_failures
 
 
 def explain_failure(log_dir: Path, torchrun_output: str) -> XTunerError:
@@ -40,16 +38,8 @@ def _tell(failure: RankFailure, log_dir: Path) -> XTunerError:
 
 
 def _explain_silent_death(log_dir: Path, torchrun_output: str) -> XTunerError | None:
-    """A rank that was killed leaves no note; torchrun's summary still says which and by what signal."""
-    ends = re.findall(r"^\s*rank\s*:\s*(\d+)[^\n]*\n\s*exitcode\s*:\s*-(\d+)", torchrun_output, re.MULTILINE)
-    killed = [(rank, int(number)) for rank, number in ends if int(number) != signal.SIGTERM]
-    if not killed:
+    killed = find_killed(torchrun_output)
+    if killed is None:
         return None
-    rank, number = killed[0]
-    name = signal.Signals(number).name if number in set(signal.Signals) else f"signal {number}"
-    return TrainingFailed(
-        f"rank {rank} was ended by {name} and left no message",
-        hint="often the kernel, out of memory: look at `dmesg`, use shorter packs or fewer ranks a machine"
-        if number == signal.SIGKILL
-        else f"all output of the ranks is in {log_dir}",
-    )
+    hint = killed.hint or f"all output of the ranks is in {log_dir}"
+    return TrainingFailed(killed.sentence, hint=hint)

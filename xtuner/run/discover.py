@@ -1,6 +1,7 @@
 """What a path is, to someone who wants to watch a run: which runs it leads to, and where their files are."""
 
 import os
+import re
 import stat
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,6 +11,7 @@ from xtuner.run.layout import RunDir, find_runs, is_run_dir, list_runs, require_
 from xtuner.run.logline import rank_from_name
 
 _CONSOLE_HEAD_BYTES = 2**20
+_ATTEMPT = re.compile(r"attempt_[0-9]{1,9}")
 _HINT = "pass the --work-dir of a run, a run directory, a directory of rank*.log files, or a log file"
 
 
@@ -22,7 +24,7 @@ class RunFiles:
         kind: `run`, `logs` or `console`.
         logs: text log by rank; a console, where the lines of all ranks are mixed, has the rank None.
         metrics: records with full precision by rank, where there are such.
-        attempts: what torchrun captured of the ranks, one directory an attempt.
+        attempts: what torchrun captured of the ranks, one directory an attempt, in their order.
     """
 
     path: Path
@@ -116,8 +118,10 @@ def files_of_run(path: Path) -> RunFiles:
         tracked = run.logs / "exp_tracking"
         folders = {rank_from_name(f"{name}.log"): tracked / name / "tracker.jsonl" for name in _names(tracked)}
         metrics = {rank: file for rank, file in folders.items() if rank is not None and os.path.isfile(file)}
-    attempts = sorted(run.logs / name for name in _names(run.logs) if name.startswith("attempt_"))
-    return RunFiles(path, "run", _rank_logs(run.logs), dict(sorted(metrics.items())), tuple(attempts))
+    attempts = sorted((name for name in _names(run.logs) if _ATTEMPT.fullmatch(name)), key=lambda name: int(name[8:]))
+    return RunFiles(
+        path, "run", _rank_logs(run.logs), dict(sorted(metrics.items())), tuple(run.logs / name for name in attempts)
+    )
 
 
 def _rank_of_metrics(name: str) -> int | None:

@@ -1,14 +1,18 @@
 """Notes that failing ranks leave in what torchrun keeps: which rank was the first, and why."""
 
 import json
-from collections.abc import Iterable
+import os
+import re
+import signal
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from xtuner.errors import StoppedNotSaved, TrainingFailed
+from xtuner.run.layout import RunDir
 
 _TRACEBACK_LINES = 12
+_OUTPUT_BYTES = 2**16  # torchrun's summary is the end of what it prints
 # How gloo and NCCL report that a peer is gone.
 _BROKEN_CONNECTION = (
     "Connection closed by peer",
@@ -52,14 +56,54 @@ def read_failures(log_dir: Path) -> list[RankFailure]:
     return sorted(filter(None, map(_read, log_dir.rglob("error.json"))), key=lambda failure: failure.time)
 
 
-def first_failure(log_dirs: Iterable[Path]) -> RankFailure | None:
-    """The rank that failed by itself first, in the newest of `log_dirs` that tells of one; else any that failed."""
-    for log_dir in sorted(log_dirs, reverse=True):
-        failures = read_failures(log_dir)
-        causes = [failure for failure in failures if not failure.is_consequence]
-        if failures:
-            return (causes or failures)[0]
+def first_failure(log_dir: Path) -> RankFailure | None:
+    """The rank that failed by itself first, as the notes under `log_dir` tell; else the first that failed at all."""
+    failures = read_failures(log_dir)
+    causes = [failure for failure in failures if not failure.is_consequence]
+    return next(iter(causes or failures), None)
+
+
+@dataclass(frozen=True)
+class KilledRank:
+    """A rank that a signal ended before it could say anything."""
+
+    rank: int
+    signal_name: str
+
+    @property
+    def sentence(self) -> str:
+        """What happened."""
+        return f"rank {self.rank} was ended by {self.signal_name} and left no message"
+
+    @property
+    def hint(self) -> str:
+        """Where to look; empty for a signal that says nothing by itself."""
+        if self.signal_name != "SIGKILL":
+            return ""
+        return "often the kernel, out of memory: look at `dmesg`, use shorter packs or fewer ranks a machine"
+
+
+def find_killed(torchrun_output: str) -> KilledRank | None:
+    """A rank that was killed leaves no note; torchrun's summary still says which and by what signal.
+
+    SIGTERM is how torchrun ends the others.
+    """
+    ends = re.findall(r"^\s*rank\s*:\s*(\d+)[^\n]*\n\s*exitcode\s*:\s*-(\d+)", torchrun_output, re.MULTILINE)
+    for rank, number in ((int(rank), int(number)) for rank, number in ends):
+        if number != signal.SIGTERM:
+            name = signal.Signals(number).name if number in set(signal.Signals) else f"signal {number}"
+            return KilledRank(rank, name)
     return None
+
+
+def read_killed(run_dir: RunDir) -> KilledRank | None:
+    """The same from what torchrun printed in a run that `xtuner sft` launched."""
+    try:
+        with (run_dir.logs / "torchrun" / "torchrun.log").open("rb") as file:
+            file.seek(max(0, os.fstat(file.fileno()).st_size - _OUTPUT_BYTES))
+            return find_killed(file.read().decode("utf-8", "backslashreplace"))
+    except OSError:
+        return None
 
 
 def _read(path: Path) -> RankFailure | None:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from xtuner.run.facts import RunFacts, read_facts
-from xtuner.run.failure import RankFailure, first_failure
+from xtuner.run.failure import KilledRank, RankFailure, first_failure, read_killed
 from xtuner.run.logline import LogLine
 from xtuner.run.status import ALIVE_STATES
 from xtuner.run.store import RunStore
@@ -81,6 +81,7 @@ class Health:
         self._facts = facts or read_facts(store.files.run_dir)
         self._free_bytes = free_bytes
         self._failure: RankFailure | None = None
+        self._killed: KilledRank | None = None
         self._looked_at = -math.inf
         self._since: dict[tuple[str, int | None], float] = {}
 
@@ -116,8 +117,19 @@ class Health:
     def _find_end(self, now: float) -> Iterator[Alert]:
         store = self._store
         if not 0 <= now - self._looked_at < _LOOK_AGAIN_S:
-            self._looked_at, self._failure = now, first_failure(store.files.attempts)
-        if self._failure and store.state not in ("finished", "stopped"):
+            self._looked_at = now
+            attempts = store.files.attempts[-1:]  # what failed before, torchrun has started again
+            self._failure = first_failure(attempts[0]) if attempts else None
+            self._killed = read_killed(store.files.run_dir) if store.files.run_dir else None
+        if store.state == "finished":
+            return
+        if self._failure and not self._failure.is_consequence:
+            yield _failed(self._failure)
+        elif self._killed:
+            hint = self._killed.hint or f"what the ranks printed is in {store.files.path / 'logs'}"
+            evidence = _last_loud(store) or f"last step {store.step}"
+            yield Alert("failed", CRITICAL, self._killed.sentence, evidence, hint, self._killed.rank, store.step)
+        elif self._failure and store.state != "stopped":
             yield _failed(self._failure)
         elif store.state == "failed":
             message = store.status.message if store.status else ""

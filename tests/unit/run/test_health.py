@@ -244,12 +244,34 @@ def test_a_failure_names_the_first_rank_and_its_traceback(scene):
     assert alert.evidence.endswith("ValueError: bad row") and len(alert.evidence.splitlines()) == 12
 
 
+def test_what_failed_before_torchrun_started_again_is_past(scene):
+    note(scene, 1, 100, "ValueError: bad row")
+    for attempt in (2, 10):
+        scene.run.attempt_logs(attempt).mkdir()
+    scene.step(range(1, 8), 2)
+    assert scene.alerts() == {}
+
+
 def test_a_failure_without_notes_quotes_the_last_words(scene):
     scene.step(range(1, 8))
     scene.say("step 7: RuntimeError: no", "ERROR")
     scene.set_state("failed", exit_code=6)
     alert = scene.alerts()["failed"]
     assert alert.evidence == "step 7: RuntimeError: no" and "logs" in alert.hint
+
+
+def test_a_rank_that_was_killed_is_named_though_it_left_no_note(scene):
+    """torchrun ends the others with SIGTERM, which they take for a wish to stop."""
+    scene.step(range(1, 8), 2)
+    note(scene, 0, 90, "stopped by SIGTERM", exit_code=8)
+    summary = "Failures:\n[1]:\n  rank      : 0 (local_rank: 0)\n  exitcode  : -15 (pid: 5)\n" * 2
+    output = scene.run.logs / "torchrun" / "torchrun.log"
+    output.parent.mkdir()
+    output.write_text(summary + "Root Cause:\n  rank      : 1 (local_rank: 1)\n  exitcode  : -9 (pid: 6)\n")
+    scene.set_state("stopped", exit_code=8)
+    scene.look()
+    alert = scene.alerts()["failed"]
+    assert (alert.rank, alert.text) == (1, "rank 1 was ended by SIGKILL and left no message") and "dmesg" in alert.hint
 
 
 def test_a_lost_run(scene):
