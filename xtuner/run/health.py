@@ -219,8 +219,7 @@ class Health:
             evidence = f"{straggler.num_slow} of the last {straggler.num_looked_at} steps; robust z {straggler.z:.1f}"
             yield Alert("straggler", WARNING, straggler.sentence, evidence, hint, straggler.rank, store.step)
         yield from self._find_data_bound()
-        rates = store.band("tgs").median if "tgs" in store.keys() else None  # noqa: SIM118
-        drop = find_drop(rates) if rates else None
+        drop = find_drop(store.band("tgs").median)
         if drop:
             text = f"throughput fell to {drop[1]:.0f} tokens/s a rank, it was {drop[0]:.0f}"
             evidence = f"median of the last steps against that of the run: {100 * drop[1] / drop[0]:.0f} %"
