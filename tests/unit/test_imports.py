@@ -57,7 +57,7 @@ def test_data_and_preflight_work_without_torch(tiny_model, chats):
 def test_run_directory_is_standard_library_only():
     program = (
         "import xtuner.run.index, xtuner.run.layout, xtuner.run.logline, xtuner.run.metrics, xtuner.run.record\n"
-        "import xtuner.run.status, xtuner.run.tail, xtuner.run.text"
+        "import xtuner.run.status, xtuner.run.summary, xtuner.run.tail, xtuner.run.text"
     )
     outside = {name.partition(".")[0] for name in _modules_after(program)} - set(sys.stdlib_module_names)
     assert outside <= {"xtuner", "__main__", "__mp_main__", "sitecustomize", "_distutils_hack", "_virtualenv"} | {

@@ -8,19 +8,26 @@ import typer
 
 from xtuner.cli import console
 from xtuner.errors import TrainingFailed
+from xtuner.run.discover import discover
+from xtuner.run.health import Alert
 from xtuner.run.layout import RunDir, find_runs, require_work_dir
 from xtuner.run.status import END_STATES, judge, read_status
-from xtuner.run.summary import NUM_RECENT_LOSSES, RunSummary, rank_logs, summarise
+from xtuner.run.summary import NUM_RECENT_LOSSES, RunSummary, rank_logs, summarise, summarise_files
 from xtuner.run.tail import FileTail
 
 _POLL_S = 0.5
 # A network file system may be away for a moment.
 _GONE_AFTER_S = 10.0
 _MAX_RANKS_LISTED = 16
+_ALERTS_EXIT_CODE = 1
 
 
 def command(
-    work_dir: Path = typer.Argument(..., metavar="WORK_DIR", help="A work dir, or one run directory in it."),
+    work_dir: Path = typer.Argument(
+        ...,
+        metavar="WORK_DIR",
+        help="A work dir, or one run directory in it; with --once and --json also rank logs or a console log.",
+    ),
     once: bool = typer.Option(False, "--once", help="Say where the newest run stands, and leave."),
     json: bool = typer.Option(False, "--json", help="The same as one JSON object; implies --once."),
 ) -> None:
@@ -28,28 +35,33 @@ def command(
 
     Reads its files only: leaving with Ctrl-C never touches the run.
 
-    Exit codes: 0 the run is healthy, finished or was stopped; 6 it failed or is lost.
+    Exit codes: 0 the run is healthy, finished or was stopped; 6 it failed or is lost; with --once or --json also
+    1 there are alerts.
 
     \b
     Example:
       xtuner monitor work_dirs --once
     """
+    if once or json:
+        raise typer.Exit(_show_once(work_dir, as_json=json))
     require_work_dir(work_dir)
-    state = _show_once(work_dir, as_json=json) if once or json else _follow_newest(work_dir)
-    if state in ("failed", "lost"):
-        raise typer.Exit(TrainingFailed.exit_code)
+    raise typer.Exit(_exit_code(_follow_newest(work_dir)))
 
 
-def _show_once(work_dir: Path, *, as_json: bool) -> str:
-    runs = find_runs(work_dir)
-    summary = summarise(runs[-1], time.time()) if runs else RunSummary(run=None, state="waiting")
+def _exit_code(state: str) -> int:
+    return TrainingFailed.exit_code if state in ("failed", "lost") else 0
+
+
+def _show_once(work_dir: Path, *, as_json: bool) -> int:
+    runs = discover(work_dir)
+    summary = summarise_files(runs[-1], time.time()) if runs else RunSummary(run=None, state="waiting")
     if as_json:
         console.data_json(summary.to_json())
     elif not runs:
         console.data(f"state     waiting: {work_dir} holds no runs yet")
     else:
         console.data("\n".join(render(summary)))
-    return summary.state
+    return _exit_code(summary.state) or (_ALERTS_EXIT_CODE if summary.alerts else 0)
 
 
 def render(summary: RunSummary) -> list[str]:
@@ -68,7 +80,14 @@ def render(summary: RunSummary) -> list[str]:
         f"memory    {_number(summary.max_memory_gib, '.2f')} GiB at most",
         f"ranks     {_render_ranks(summary.last_steps)}",
     ]
-    return lines + ([f"message   {summary.message}"] if summary.message else [])
+    if summary.message:
+        lines.append(f"message   {summary.message}")
+    return lines + [line for alert in summary.alerts for line in _render_alert(alert)]
+
+
+def _render_alert(alert: Alert) -> list[str]:
+    evidence = [f"          {line}" for line in alert.evidence.splitlines()]
+    return [f"alert     {alert.level}: {alert.text}", *evidence, f"          hint: {alert.hint}"]
 
 
 def _render_ranks(last_steps: dict[int, int]) -> str:

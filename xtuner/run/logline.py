@@ -9,9 +9,10 @@ The parser also reads neighbouring dialects: no `[RANK n]`, `Epoch 1 Step 12/100
 import os
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
 from datetime import datetime
+from functools import lru_cache
 from pathlib import Path
+from typing import NamedTuple
 
 # The values of our own line, in their order; a metrics record may have more.
 STEP_KEYS = (
@@ -43,7 +44,7 @@ _IN_GB = ("max_memory", "reserved_memory")
 _TIME_FORMAT = "%Y-%m-%d %H:%M:%S"
 
 # Head and, where there is one, the step. No part repeats another, so that a match takes time linear in the line.
-_LINE = re.compile(
+LINE = re.compile(
     r"\[XTuner\](?:\[RANK (\d{1,7})\])?\[(\d{4}-\d\d-\d\d \d\d:\d\d:\d\d)\]\[(\w{1,16})\] ?"
     r"((?:Epoch (\d{1,9}) )?Step (\d{1,12})/(\d{1,12})(?= |,|$))?",
     re.ASCII,
@@ -54,8 +55,7 @@ _RANK_FILE = re.compile(r"rank_?(\d{1,7})\.log", re.ASCII)
 _MAX_VALUES_CHARS = 16_384
 
 
-@dataclass(frozen=True)
-class StepLine:
+class StepLine(NamedTuple):
     """One step of one rank: `values` in the order of the line; times in seconds, memory in GiB, `eta` in seconds."""
 
     step: int
@@ -67,8 +67,7 @@ class StepLine:
     level: str = "INFO"
 
 
-@dataclass(frozen=True)
-class LogLine:
+class LogLine(NamedTuple):
     """Any other line of a rank log."""
 
     text: str
@@ -96,12 +95,12 @@ def format_step(line: StepLine) -> str:
 
 def parse(text: str, rank: int | None = None) -> StepLine | LogLine | None:
     """The line `text` as data, or None when it is not a line of a rank log; `rank` is used if the line has none."""
-    match = _LINE.match(text)
+    match = LINE.match(text)
     if match is None:
         return None
     rank_text, time_text, level, step_part, epoch, step, total_steps = match.groups()
     try:
-        time = datetime.fromisoformat(time_text)  # a sixtieth of the time of strptime
+        time = _parse_time(time_text)
     except ValueError:
         return None
     rank_here = rank if rank_text is None else int(rank_text)
@@ -122,6 +121,11 @@ def rank_from_name(path: str | os.PathLike[str]) -> int | None:
     """The rank a log file is named after: `rank3.log` or `rank_3.log`."""
     match = _RANK_FILE.fullmatch(Path(path).name)
     return int(match[1]) if match else None
+
+
+@lru_cache(maxsize=64)  # many lines of many ranks share their second
+def _parse_time(text: str) -> datetime:
+    return datetime.fromisoformat(text)  # a sixtieth of the time of strptime
 
 
 def _format_value(key: str, value: float) -> str:

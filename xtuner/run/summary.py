@@ -2,23 +2,20 @@
 
 import math
 import os
-from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from xtuner.run.discover import RunFiles, files_of_run
+from xtuner.run.feed import Feed
+from xtuner.run.health import Alert, Health
 from xtuner.run.layout import RunDir
-from xtuner.run.logline import StepLine, parse, rank_from_name
+from xtuner.run.logline import rank_from_name
 from xtuner.run.metrics import without_infinities
-from xtuner.run.status import ALIVE_STATES, END_STATES, Status, judge, read_status
-from xtuner.run.tail import FileTail
+from xtuner.run.status import ALIVE_STATES, END_STATES, Status
+from xtuner.run.store import NUM_RECENT, RunStore
 
 NUM_RECENT_LOSSES = 20
-_NUM_RECENT_TIMES = 50
-_LOSS_KEYS = ("reduced_llm_loss", "total_loss", "loss")
-# Only the ends of the logs are read: a step line has some 250 bytes, a log of a long run gigabytes.
-_LEAD_BYTES = 2**20
-_OTHER_BYTES = 2**16
 
 
 @dataclass(frozen=True)
@@ -43,6 +40,7 @@ class RunSummary:
     last_steps: dict[int, int] = field(default_factory=dict)
     exit_code: int | None = None
     message: str = ""
+    alerts: list[Alert] = field(default_factory=list)
 
     def to_json(self) -> dict[str, Any]:
         """The summary for `json.dumps`; a loss that is not a number is "nan", "inf" or "-inf"."""
@@ -52,30 +50,42 @@ class RunSummary:
 
 def summarise(run_dir: RunDir, now: float) -> RunSummary:
     """The run at `now`, in seconds since the epoch; files that are missing or broken leave their fields empty."""
-    status = read_status(run_dir)
-    state = judge(status, now)
-    logs = rank_logs(run_dir)
-    recent = _recent_steps(logs[min(logs)]) if logs else []
-    last = {rank: line for rank, path in logs.items() if (line := _last_step(path, rank))}
-    first = recent[-1] if recent else None
-    losses = [loss for line in recent[-NUM_RECENT_LOSSES:] if (loss := _loss(line)) is not None]
-    step, total_steps = _progress(first, status)
+    return summarise_files(files_of_run(run_dir.path), now)
+
+
+def summarise_files(files: RunFiles, now: float) -> RunSummary:
+    """The same for a run of any kind, as `xtuner.run.discover` finds them; only the ends of its files are read."""
+    store = read_newest(files, now)
+    status, state = store.status, store.state
+    first = store.first_rank
+    losses = first.series[store.loss_key].samples(-NUM_RECENT_LOSSES)[1] if first and store.loss_key else []
+    step, total_steps = _progress(store)
     return RunSummary(
-        run=str(run_dir.path),
+        run=str(files.path),
         state=state,
         step=step,
         total_steps=total_steps,
-        eta_s=_eta_s(recent, total_steps - step) if state in (*ALIVE_STATES, "finished", "unknown") else None,
+        eta_s=_eta_s(store, total_steps - step) if state in (*ALIVE_STATES, "finished", "unknown") else None,
         elapsed_s=_elapsed_s(status, state, now),
         loss=losses[-1] if losses else None,
         recent_loss=sum(losses) / len(losses) if losses else None,
-        lr=first.values.get("lr") if first else None,
-        tokens_per_s=_sum(line.values.get("tgs") for line in last.values()),
-        max_memory_gib=_max(line.values.get("max_memory") for line in (*recent, *last.values())),
-        last_steps={rank: line.step for rank, line in last.items()},
+        lr=store.latest("lr").get(min(store.ranks)) if store.ranks else None,
+        tokens_per_s=sum(rates.values()) if (rates := store.latest("tgs")) else None,
+        max_memory_gib=max(_recent_memory(store), default=None),
+        last_steps={rank: int(steps.last_step) for rank, steps in sorted(store.ranks.items()) if steps.last_step},
         exit_code=status.exit_code if status else None,
         message=status.message if status else "",
+        alerts=Health(store).check(now),
     )
+
+
+def read_newest(files: RunFiles, now: float) -> RunStore:
+    """The store of a run after the newest part of each of its files was read."""
+    feed, store = Feed(files), RunStore(files)
+    while not feed.has_newest:
+        store.apply(feed.poll(), now)
+    store.refresh(now)
+    return store
 
 
 def rank_logs(run_dir: RunDir) -> dict[int, Path]:
@@ -88,41 +98,22 @@ def rank_logs(run_dir: RunDir) -> dict[int, Path]:
     return dict(sorted(logs.items()))
 
 
-def _recent_steps(path: Path) -> list[StepLine]:
-    """The last steps of a log; a run that went back to a checkpoint says steps again, the last word counts."""
-    steps: list[StepLine] = []
-    for line in map(parse, _read_end(path, _LEAD_BYTES)):
-        if isinstance(line, StepLine):
-            while steps and steps[-1].step >= line.step:
-                steps.pop()
-            steps.append(line)
-    return steps[-_NUM_RECENT_TIMES:]
-
-
-def _last_step(path: Path, rank: int) -> StepLine | None:
-    lines = (parse(text, rank) for text in reversed(_read_end(path, _OTHER_BYTES)))
-    return next((line for line in lines if isinstance(line, StepLine)), None)
-
-
-def _read_end(path: Path, num_bytes: int) -> list[str]:
-    return FileTail(path, last_bytes=num_bytes).read_lines(num_bytes)
-
-
-def _progress(first: StepLine | None, status: Status | None) -> tuple[int, int]:
-    if first:
-        return first.step, first.total_steps
+def _progress(store: RunStore) -> tuple[int, int]:
+    first, status = store.first_rank, store.status
+    if first and first.last_step is not None:
+        return int(first.last_step), store.total_steps
     return (status.step, status.total_steps) if status else (0, 0)
 
 
-def _eta_s(recent: list[StepLine], num_steps_left: int) -> float | None:
-    """The median time of the last steps, for each of those left: one slow step does not move it."""
-    measured = [line.values["time"] + line.values.get("data_time", 0.0) for line in recent if "time" in line.values]
-    times = sorted(filter(math.isfinite, measured))
-    if not times:
-        return None
-    middle = len(times) // 2
-    median = times[middle] if len(times) % 2 else (times[middle - 1] + times[middle]) / 2
-    return median * max(0, num_steps_left)
+def _eta_s(store: RunStore, num_steps_left: int) -> float | None:
+    step_time_s = store.step_time_s()
+    return None if step_time_s is None else step_time_s * max(0, num_steps_left)
+
+
+def _recent_memory(store: RunStore) -> list[float]:
+    """The peaks of the last steps of all ranks."""
+    series = [rank.series["max_memory"] for rank in store.ranks.values() if "max_memory" in rank.series]
+    return [value for peaks in series for value in peaks.samples(-NUM_RECENT)[1] if math.isfinite(value)]
 
 
 def _elapsed_s(status: Status | None, state: str, now: float) -> float | None:
@@ -131,16 +122,3 @@ def _elapsed_s(status: Status | None, state: str, now: float) -> float | None:
     # A run that ended or was lost stopped the clock with its last heartbeat.
     end = status.heartbeat_at if state in (*END_STATES, "lost") else now
     return max(0.0, end - status.started_at)
-
-
-def _loss(line: StepLine) -> float | None:
-    return next((line.values[key] for key in _LOSS_KEYS if key in line.values), None)
-
-
-def _sum(values: Iterable[float | None]) -> float | None:
-    known = [value for value in values if value is not None]
-    return sum(known) if known else None
-
-
-def _max(values: Iterable[float | None]) -> float | None:
-    return max((value for value in values if value is not None), default=None)

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -10,6 +11,7 @@ import time
 from dataclasses import replace
 from datetime import datetime
 from functools import partial
+from types import SimpleNamespace
 
 import pytest
 
@@ -39,8 +41,9 @@ def append(run, text, rank=0):
 
 @pytest.fixture
 def monitor(xtuner, monkeypatch):
-    """Polls fast."""
+    """Polls fast, on a disk with room."""
     monkeypatch.setattr(monitor_module, "_POLL_S", 0.01)
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: SimpleNamespace(free=2**50))
     return partial(xtuner, "monitor")
 
 
@@ -71,7 +74,7 @@ def test_json_says_the_same(monitor, tmp_path):
     for path in (tmp_path, run.path):
         code, out, _ = monitor(path, "--json")
         summary = json.loads(out, parse_constant=lambda name: pytest.fail(f"{name} is not JSON"))
-        assert code == 0 and summary["run"] == str(run.path)
+        assert code == 1 and summary["run"] == str(run.path)
         assert (summary["state"], summary["step"], summary["loss"]) == ("running", 12, "nan")
         assert (summary["eta_s"], summary["last_steps"]) == (176.0, {"0": 12})
 
@@ -84,6 +87,31 @@ def test_exit_codes(monitor, tmp_path, state):
     assert f"state     {state}\n" in out and code == (6 if state in ("failed", "lost") else 0)
     if state not in ("starting", "running", "exporting"):
         assert monitor(tmp_path)[0] == code
+
+
+def test_alerts_are_listed_and_make_the_exit_code_1(monitor, tmp_path):
+    run = RunDir.create(tmp_path)
+    set_state(run, "running")
+    append(run, step_line(12, reduced_llm_loss=float("nan")))
+    code, out, _ = monitor(tmp_path, "--once")
+    at = out.splitlines().index("alert     critical: reduced_llm_loss of rank 0 is nan in step 12")
+    assert code == 1 and out.splitlines()[at + 1].strip() == "step 12: reduced_llm_loss nan"
+    assert out.splitlines()[at + 2].strip().startswith("hint: ")
+    code, out, _ = monitor(tmp_path, "--json")
+    (alert,) = json.loads(out)["alerts"]
+    assert code == 1 and (alert["kind"], alert["level"], alert["rank"]) == ("loss-nan", "critical", 0)
+    set_state(run, "failed")
+    assert monitor(tmp_path, "--once")[0] == 6
+
+
+def test_rank_logs_and_consoles_of_other_launchers(monitor, tmp_path):
+    lines = [step_line(step, rank) for step in (1, 2) for rank in (0, 1)]
+    (tmp_path / "console.txt").write_text("\n".join(["torchrun says", *lines, ""]))
+    (tmp_path / "logs").mkdir()
+    (tmp_path / "logs" / "rank_1.log").write_text(lines[1] + "\n")
+    _, out, _ = monitor(tmp_path / "console.txt", "--once")
+    assert "ranks     0: step 2, 1: step 2" in out and "tokens/s  200.0 over all ranks" in out
+    assert json.loads(monitor(tmp_path / "logs", "--json")[1])["last_steps"] == {"1": 1}
 
 
 def test_an_empty_work_dir_is_waited_for(monitor, tmp_path):

@@ -86,7 +86,7 @@ def test_a_line_without_end_takes_no_more_than_the_cap(tmp_path):
     with path.open("wb") as file:
         file.truncate(64 * 2**20)  # sparse
     assert read_all(tail, num_calls=70) == []
-    assert len(tail._rest) == MAX_LINE_BYTES + 1
+    assert len(tail._tail._rest) == MAX_LINE_BYTES + 1
 
 
 def test_the_end_of_a_huge_file_is_there_at_once(tmp_path):

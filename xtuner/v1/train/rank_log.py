@@ -37,10 +37,9 @@ class RankLog:
         self._write(format_step(StepLine(step, total_steps, shown, now, rank=self._rank)))
         self._metrics.write({"step": step, "total_steps": total_steps, "timestamp": now.timestamp(), **values})
 
-    def resumed(self, step: int, total_steps: int) -> None:
+    def resumed(self, step: int) -> None:
         """Mark in the metrics that what follows goes on after `step`: later steps above this line do not count."""
-        record = {"kind": "resume", "step": step, "total_steps": total_steps, "timestamp": datetime.now().timestamp()}
-        self._metrics.write(record)
+        self._metrics.write({"kind": "resume", "after_step": step, "timestamp": datetime.now().timestamp()})
 
     def close(self) -> None:
         """Close both files."""

@@ -181,7 +181,7 @@ class Trainer:
             self._meter.go_on_from(progress["meter"])
         if "evaluation" in progress:
             self._evaluation.go_on_from(progress["evaluation"])
-        self._log.resumed(checkpoint.step, self.total_steps)
+        self._log.resumed(checkpoint.step)
         self._set_status(step=checkpoint.step)
 
     def report_end(self, error: Exception) -> None:

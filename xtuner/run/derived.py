@@ -1,0 +1,163 @@
+"""Views that follow series: smoothed ones, and the band of all ranks. Each sample is taken in once."""
+
+from array import array
+from collections.abc import Callable, Iterable, Sequence
+from math import inf, isfinite, nan
+
+from xtuner.run.series import Column, Series, median_of
+
+# A rank that is this many samples behind the fastest no longer keeps the band of the others open.
+_BAND_LAG = 64
+
+
+class _Derived:
+    """A view of a series that is brought up to date before each look at it."""
+
+    def __init__(self, series: Series, update: Callable[[], None]) -> None:
+        self._series = series
+        self._update = update
+
+    def __len__(self) -> int:
+        self._update()
+        return len(self._series)
+
+    def x_range(self) -> tuple[float, float] | None:
+        """As of `SeriesView`."""
+        self._update()
+        return self._series.x_range()
+
+    def columns(self, begin: float, end: float, num_columns: int) -> list[Column]:
+        """As of `SeriesView`."""
+        self._update()
+        return self._series.columns(begin, end, num_columns)
+
+    def value_at(self, x: float) -> tuple[float, float] | None:
+        """As of `SeriesView`."""
+        self._update()
+        return self._series.value_at(x)
+
+    def samples(self, begin: int = 0, end: int | None = None) -> "tuple[array[float], array[float]]":
+        """As of `Series`."""
+        self._update()
+        return self._series.samples(begin, end)
+
+
+class Smoothed(_Derived):
+    """The exponential mean of a series without its bias towards 0, as TensorBoard draws it; a `SeriesView`.
+
+    `last = last * weight + (1 - weight) * y`, shown is `last / (1 - weight**n)`. NaN and infinities are skipped.
+    Samples are taken in as they come, each once.
+
+    Args:
+        series: what is smoothed.
+        weight: 0 for no smoothing, up to (not including) 1.
+
+    Raises:
+        ValueError: `weight` is outside of [0, 1).
+    """
+
+    def __init__(self, series: Series, weight: float) -> None:
+        if not 0 <= weight < 1:
+            raise ValueError(f"a smoothing weight is in [0, 1), not {weight}")
+        super().__init__(Series(), self._take_in)
+        self._source = series
+        self._weight = weight
+        self._num_read = 0
+        self._last = 0.0
+        self._bias = 1.0  # weight ** n
+        series.tell(self)
+
+    def cut(self, num_kept: int) -> None:
+        """Go back to where the mean was after the first `num_kept` samples of the source."""
+        if num_kept >= self._num_read:
+            return
+        num_finite = num_kept - self._source.num_bad_before(num_kept)
+        if num_finite < len(self._series):
+            self._series.truncate_from(self._series.samples(num_finite, num_finite + 1)[0][0])
+        # Equal x are cut together: what was cut too much is taken in again.
+        assert len(self._series) <= num_finite
+        self._restart(num_kept if len(self._series) == num_finite else 0)
+
+    def _restart(self, num_read: int) -> None:
+        if num_read == 0:
+            self._series.truncate_from(-inf)
+        self._num_read = num_read
+        self._bias = self._weight ** len(self._series)
+        self._last = self._series.samples(-1)[1][0] * (1 - self._bias) if len(self._series) else 0.0
+
+    def _take_in(self) -> None:
+        if self._num_read == len(self._source):
+            return
+        xs, ys = self._source.samples(self._num_read)
+        self._num_read += len(xs)
+        weight, last, bias = self._weight, self._last, self._bias
+        new_x, new_y = array("d"), array("d")
+        for x, y in zip(xs, ys, strict=True):
+            if isfinite(y):
+                last = last * weight + (1 - weight) * y
+                bias *= weight
+                new_x.append(x)
+                new_y.append(last / (1 - bias))
+        self._last, self._bias = last, bias
+        self._series.extend(new_x, new_y)
+
+
+class Band:
+    """What all ranks together did in each step: three series views, of the minimum, median and maximum.
+
+    NaN and infinities are left out; a step without any other value has none in the band. A step is taken up as soon
+    as one rank has said it, and corrected when others follow.
+    """
+
+    def __init__(self, ranks: Iterable[Series]) -> None:
+        self._ranks = tuple(ranks)
+        self._edges = (Series(), Series(), Series())
+        self._stable_until = -inf  # what lies before is not looked at again
+        for series in self._ranks:
+            series.tell(self)
+        self._num_seen = [0] * len(self._ranks)
+        self.low, self.median, self.high = (_Derived(edge, self._take_in) for edge in self._edges)
+
+    def cut(self, num_kept: int) -> None:
+        """A rank took samples back; which ones is seen from its length, so all from there on are looked at again."""
+        for series in self._ranks:
+            if len(series) == num_kept:
+                last = series.x_range()
+                self._stable_until = min(self._stable_until, last[1] if last else -inf)
+
+    def _take_in(self) -> None:
+        if [len(series) for series in self._ranks] == self._num_seen:
+            return
+        self._num_seen = [len(series) for series in self._ranks]
+        begin = self._stable_until
+        parts = [series.samples(series.position(begin)) for series in self._ranks]
+        xs, steps = _by_step(parts)
+        extremes = [_low_median_high(values) for values in steps]
+        for number, edge in enumerate(self._edges):
+            edge.truncate_from(begin)
+            edge.extend(xs, [values[number] for values in extremes])
+        self._stable_until = self._find_stable()
+
+    def _find_stable(self) -> float:
+        """The last step of the slowest rank, or that some samples before the end of the fastest."""
+        ends = [span[1] if (span := series.x_range()) else -inf for series in self._ranks]
+        fastest = self._ranks[ends.index(max(ends))]
+        lagging = fastest.samples(-_BAND_LAG)[0]
+        return max(min(ends), lagging[0] if len(lagging) == _BAND_LAG else -inf)
+
+
+def _by_step(parts: "list[tuple[array[float], array[float]]]") -> "tuple[Sequence[float], list[Sequence[float]]]":
+    """All x in order, and the values of all ranks at each."""
+    parts = [part for part in parts if part[0]]
+    if parts and all(xs == parts[0][0] for xs, _ in parts):
+        return parts[0][0], list(zip(*(ys for _, ys in parts), strict=True))
+    steps: dict[float, list[float]] = {}
+    for xs, ys in parts:
+        for x, y in zip(xs, ys, strict=True):
+            steps.setdefault(x, []).append(y)
+    return sorted(steps), [steps[x] for x in sorted(steps)]
+
+
+def _low_median_high(values: Sequence[float]) -> tuple[float, float, float]:
+    finite = list(filter(isfinite, values))
+    return (min(finite), median_of(finite), max(finite)) if finite else (nan, nan, nan)

@@ -1,0 +1,123 @@
+"""Notes that failing ranks leave in what torchrun keeps: which rank was the first, and why."""
+
+import json
+import os
+import re
+import signal
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from xtuner.errors import StoppedNotSaved, TrainingFailed
+from xtuner.run.layout import RunDir
+
+_TRACEBACK_LINES = 12
+_OUTPUT_BYTES = 2**16  # torchrun's summary is the end of what it prints
+# How gloo and NCCL report that a peer is gone.
+_BROKEN_CONNECTION = (
+    "Connection closed by peer",
+    "Connection reset by peer",
+    "gloo/transport",
+    "remote process exited",
+    "NCCL communicator was aborted",
+)
+
+
+@dataclass(frozen=True)
+class RankFailure:
+    """One rank's end: `time` is seconds since the epoch, `step` 0 when it had not begun to train."""
+
+    rank: int
+    step: int
+    time: float
+    exit_code: int
+    message: str
+    hint: str
+    traceback: str
+
+    @property
+    def is_consequence(self) -> bool:
+        """Whether another rank's end explains this one."""
+        return self.exit_code == StoppedNotSaved.exit_code or any(sign in self.message for sign in _BROKEN_CONNECTION)
+
+    @property
+    def when(self) -> str:
+        """The step in words."""
+        return f"in step {self.step}" if self.step else "before its first step"
+
+    @property
+    def traceback_end(self) -> str:
+        """The last lines of the traceback, indented."""
+        return "\n".join("  " + line for line in self.traceback.rstrip().splitlines()[-_TRACEBACK_LINES:])
+
+
+def read_failures(log_dir: Path) -> list[RankFailure]:
+    """The notes under `log_dir`, a directory given to torchrun's `--log-dir` or a part of it, the oldest first."""
+    return sorted(filter(None, map(_read, log_dir.rglob("error.json"))), key=lambda failure: failure.time)
+
+
+def first_failure(log_dir: Path) -> RankFailure | None:
+    """The rank that failed by itself first, as the notes under `log_dir` tell; else the first that failed at all."""
+    failures = read_failures(log_dir)
+    causes = [failure for failure in failures if not failure.is_consequence]
+    return next(iter(causes or failures), None)
+
+
+@dataclass(frozen=True)
+class KilledRank:
+    """A rank that a signal ended before it could say anything."""
+
+    rank: int
+    signal_name: str
+
+    @property
+    def sentence(self) -> str:
+        """What happened."""
+        return f"rank {self.rank} was ended by {self.signal_name} and left no message"
+
+    @property
+    def hint(self) -> str:
+        """Where to look; empty for a signal that says nothing by itself."""
+        if self.signal_name != "SIGKILL":
+            return ""
+        return "often the kernel, out of memory: look at `dmesg`, use shorter packs or fewer ranks a machine"
+
+
+def find_killed(torchrun_output: str) -> KilledRank | None:
+    """A rank that was killed leaves no note; torchrun's summary still says which and by what signal.
+
+    SIGTERM is how torchrun ends the others.
+    """
+    ends = re.findall(r"^\s*rank\s*:\s*(\d+)[^\n]*\n\s*exitcode\s*:\s*-(\d+)", torchrun_output, re.MULTILINE)
+    for rank, number in ((int(rank), int(number)) for rank, number in ends):
+        if number != signal.SIGTERM:
+            name = signal.Signals(number).name if number in set(signal.Signals) else f"signal {number}"
+            return KilledRank(rank, name)
+    return None
+
+
+def read_killed(run_dir: RunDir) -> KilledRank | None:
+    """The same from what torchrun printed in a run that `xtuner sft` launched."""
+    try:
+        with (run_dir.logs / "torchrun" / "torchrun.log").open("rb") as file:
+            file.seek(max(0, os.fstat(file.fileno()).st_size - _OUTPUT_BYTES))
+            return find_killed(file.read().decode("utf-8", "backslashreplace"))
+    except OSError:
+        return None
+
+
+def _read(path: Path) -> RankFailure | None:
+    try:
+        message = json.loads(path.read_text(encoding="utf-8"))["message"]
+        extra: dict[str, Any] = message["extraInfo"]
+        return RankFailure(
+            rank=int(extra.get("rank", path.parent.name)),
+            step=int(extra.get("step", 0)),
+            time=float(extra.get("time", extra["timestamp"])),
+            exit_code=int(extra.get("exit_code", TrainingFailed.exit_code)),
+            message=str(extra.get("message", message["message"])),
+            hint=str(extra.get("hint", "")),
+            traceback=str(extra["py_callstack"]),
+        )
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+        return None

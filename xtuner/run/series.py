@@ -1,0 +1,243 @@
+"""Numbers over steps, as charts need them: millions of samples, and the extremes of any part of them at once.
+
+A chart asks for columns, not for samples. `Series` keeps the minimum and maximum of each 16 samples, of each 256
+and so on, so that a column costs O(log n) and a single spike among millions is always in one of them.
+"""
+
+from array import array
+from bisect import bisect_left, bisect_right
+from collections.abc import Iterable, Sequence
+from math import inf, isfinite, nan
+from typing import NamedTuple, Protocol
+from weakref import WeakSet
+
+_FANOUT = 16
+
+
+class Column(NamedTuple):
+    """What lies in one column of a chart; where no finite value does, low > high and last is NaN."""
+
+    low: float
+    high: float
+    last: float
+    num_bad: int  # NaN and infinities
+
+
+class SeriesView(Protocol):
+    """What a chart draws."""
+
+    def __len__(self) -> int: ...
+
+    def x_range(self) -> tuple[float, float] | None:
+        """The first and the last x; None while empty."""
+
+    def columns(self, begin: float, end: float, num_columns: int) -> list[Column]:
+        """What lies in each of `num_columns` equal parts of [begin, end]; `end` itself belongs to the last."""
+
+    def value_at(self, x: float) -> tuple[float, float] | None:
+        """The newest sample at or before `x`."""
+
+
+class Follower(Protocol):
+    """What is computed from a series, and hears of samples that are taken back."""
+
+    def cut(self, num_kept: int) -> None:
+        """Only the first `num_kept` samples are still what they were."""
+
+
+class Series:
+    """Samples (x, y) with x never decreasing: O(1) to append, O(log n) for the extremes of any part."""
+
+    def __init__(self) -> None:
+        self._x = array("d")
+        self._y = array("d")
+        self._bad = array("q")  # positions of NaN and infinities
+        self._total = 0.0
+        self._levels: list[tuple[array[float], array[float]]] = []  # low and high of each block, level by level
+        self._followers: WeakSet[Follower] = WeakSet()
+
+    def __len__(self) -> int:
+        return len(self._x)
+
+    @property
+    def total(self) -> float:
+        """The sum of all finite values."""
+        return self._total
+
+    def append(self, x: float, y: float) -> None:
+        """Add a sample.
+
+        Raises:
+            ValueError: `x` is NaN or less than the last x; see `truncate_from`.
+        """
+        if not x >= (self._x[-1] if self._x else -inf):
+            raise ValueError(f"x = {x} does not follow x = {self._x[-1] if self._x else '-inf'}")
+        self._x.append(x)
+        self._y.append(y)
+        if isfinite(y):
+            self._total += y
+        else:
+            self._bad.append(len(self._y) - 1)
+        if len(self._y) % _FANOUT == 0:
+            self._grow()
+
+    def extend(self, xs: Sequence[float], ys: Sequence[float]) -> None:
+        """Add samples, far faster than one by one.
+
+        Raises:
+            ValueError: an x is NaN or less than the one before it, or the lengths differ; nothing was added.
+        """
+        if len(xs) != len(ys):
+            raise ValueError(f"{len(xs)} values of x, {len(ys)} of y")
+        new_x, new_y = array("d", xs), array("d", ys)
+        ordered = array("d", sorted(new_x))  # linear where it is in order already
+        if new_x and (ordered != new_x or not new_x[0] >= (self._x[-1] if self._x else -inf)):
+            raise ValueError("the values of x must not decrease")
+        self._extend(new_x, new_y)
+
+    def _extend(self, xs: "array[float]", ys: "array[float]") -> None:
+        begin = len(self._y)
+        self._x += xs
+        self._y += ys
+        total = sum(ys)
+        if not isfinite(total):
+            self._bad.extend(begin + index for index, y in enumerate(ys) if not isfinite(y))
+            total = sum(filter(isfinite, ys))
+        self._total += total
+        if len(self._y) // _FANOUT > begin // _FANOUT:
+            self._grow()
+
+    def truncate_from(self, x: float) -> None:
+        """Drop what lies at or after `x`: a run that went back to a checkpoint says these steps again."""
+        num_kept = bisect_left(self._x, x)
+        if num_kept == len(self._x):
+            return
+        self._total -= sum(filter(isfinite, self._y[num_kept:]))
+        del self._x[num_kept:], self._y[num_kept:]
+        del self._bad[bisect_left(self._bad, num_kept) :]
+        num_blocks = num_kept
+        for lows, highs in self._levels:
+            num_blocks //= _FANOUT
+            del lows[num_blocks:], highs[num_blocks:]
+        for follower in self._followers:
+            follower.cut(num_kept)
+
+    def splice(self, xs: "array[float]", ys: "array[float]", before: float | None = None) -> None:
+        """Put samples between others: what lay in [xs[0], before) is replaced, what lies after stays.
+
+        Costs as much as appending `xs` and all that lies after. Without `before`, what lay up to xs[-1] is replaced.
+        The values of `xs` must increase and be less than `before`, which is not checked: a reader of files puts the
+        same steps into a dozen series.
+        """
+        if not xs:
+            return
+        if self._x and xs[0] <= self._x[-1]:
+            after = bisect_right(self._x, xs[-1]) if before is None else bisect_left(self._x, before)
+            tail = self._x[after:], self._y[after:]
+            self.truncate_from(xs[0])
+            self._extend(xs, ys)
+            self._extend(*tail)
+        elif len(xs) == 1:
+            self.append(xs[0], ys[0])
+        else:
+            self._extend(xs, ys)
+
+    def x_range(self) -> tuple[float, float] | None:
+        """The first and the last x; None while empty."""
+        return (self._x[0], self._x[-1]) if self._x else None
+
+    def columns(self, begin: float, end: float, num_columns: int) -> list[Column]:
+        """What lies in each of `num_columns` equal parts of [begin, end]; `end` itself belongs to the last."""
+        x, width = self._x, (end - begin) / max(1, num_columns)
+        columns = []
+        low_edge = bisect_left(x, begin)
+        for number in range(1, num_columns + 1):
+            is_last = number == num_columns
+            high_edge = bisect_right(x, end, low_edge) if is_last else bisect_left(x, begin + number * width, low_edge)
+            columns.append(self._column(low_edge, high_edge))
+            low_edge = high_edge
+        return columns
+
+    def value_at(self, x: float) -> tuple[float, float] | None:
+        """The newest sample at or before `x`."""
+        index = bisect_right(self._x, x) - 1
+        return (self._x[index], self._y[index]) if index >= 0 else None
+
+    def samples(self, begin: int = 0, end: int | None = None) -> "tuple[array[float], array[float]]":
+        """A copy of the samples at these positions, which may be negative as those of a slice."""
+        return self._x[begin:end], self._y[begin:end]
+
+    def position(self, x: float) -> int:
+        """How many samples lie before `x`."""
+        return bisect_left(self._x, x)
+
+    def num_bad_before(self, index: int) -> int:
+        """How many of the first `index` samples are NaN or infinite."""
+        return bisect_left(self._bad, index)
+
+    def last_bad(self) -> tuple[float, float] | None:
+        """The newest sample that is NaN or infinite."""
+        return (self._x[self._bad[-1]], self._y[self._bad[-1]]) if self._bad else None
+
+    def tell(self, follower: Follower) -> None:
+        """Let `follower` hear of samples that are taken back, for as long as it lives."""
+        self._followers.add(follower)
+
+    def _column(self, begin: int, end: int) -> Column:
+        num_bad = self.num_bad_before(end) - self.num_bad_before(begin) if self._bad else 0
+        if end - begin == num_bad:
+            return Column(inf, -inf, nan, num_bad)
+        last = end - 1
+        while not isfinite(self._y[last]):
+            last -= 1
+        return Column(*self._extremes(begin, end, has_bad=num_bad > 0), self._y[last], num_bad)
+
+    def _extremes(self, begin: int, end: int, *, has_bad: bool) -> tuple[float, float]:
+        """Ragged ends are looked at on each level, what lies between them on the level above."""
+        lows: list[float] = []
+        highs: list[float] = []
+        low_source = high_source = self._y
+        for level in range(len(self._levels) + 1):
+            head, tail = -(-begin // _FANOUT) * _FANOUT, end // _FANOUT * _FANOUT
+            if head >= tail or level == len(self._levels):
+                head = tail = end
+            low_part = low_source[begin:head] + low_source[tail:end]
+            if level == 0:
+                high_part = low_part = array("d", filter(isfinite, low_part)) if has_bad else low_part
+            else:
+                high_part = high_source[begin:head] + high_source[tail:end]
+            lows += low_part
+            highs += high_part
+            if head == end:
+                break
+            begin, end = head // _FANOUT, tail // _FANOUT
+            low_source, high_source = self._levels[level]
+        return min(lows, default=inf), max(highs, default=-inf)
+
+    def _grow(self) -> None:
+        """Add the blocks that have become full, on each level."""
+        lows = highs = self._y
+        level = 0
+        while len(lows) >= _FANOUT:
+            if level == len(self._levels):
+                self._levels.append((array("d"), array("d")))
+            block_lows, block_highs = self._levels[level]
+            first, end = len(block_lows) * _FANOUT, len(lows) // _FANOUT * _FANOUT
+            low_values, high_values = lows[first:end].tolist(), highs[first:end].tolist()
+            if level == 0 and self._bad:
+                # An infinity of the right sign is no extreme.
+                low_values = [y if isfinite(y) else inf for y in low_values]
+                high_values = [y if isfinite(y) else -inf for y in high_values]
+            begins = range(0, end - first, _FANOUT)
+            block_lows.extend([min(low_values[begin : begin + _FANOUT]) for begin in begins])
+            block_highs.extend([max(high_values[begin : begin + _FANOUT]) for begin in begins])
+            lows, highs, level = block_lows, block_highs, level + 1
+
+
+def median_of(values: Iterable[float]) -> float:
+    """The median of the finite `values`; NaN where there is none."""
+    finite = sorted(filter(isfinite, values))
+    middle = len(finite) // 2
+    if not finite:
+        return nan
+    return finite[middle] if len(finite) % 2 else (finite[middle - 1] + finite[middle]) / 2
