@@ -1,0 +1,61 @@
+"""The runs of a work dir, to choose one from."""
+
+import time
+from collections.abc import Sequence
+from typing import ClassVar
+
+from textual.app import ComposeResult
+from textual.binding import Binding, BindingType
+from textual.content import Content
+from textual.screen import ModalScreen
+from textual.widgets import OptionList
+from textual.widgets.option_list import Option
+
+from xtuner.run.discover import RunFiles
+from xtuner.run.status import judge, read_status
+from xtuner.tui.widgets.braille import GlyphSet
+from xtuner.tui.widgets.cells import crop, one_line
+from xtuner.tui.widgets.state_pill import pill_text
+
+_MAX_RUNS = 200
+_MAX_NAME = 40
+
+
+def describe(files: RunFiles, glyphs: GlyphSet) -> str:
+    """One run in a line."""
+    status = read_status(files.run_dir) if files.run_dir else None
+    name = crop(one_line(files.path.name), _MAX_NAME)
+    if status is None:
+        return f"{name}  {len(files.logs)} logs"
+    state = pill_text(judge(status, time.time()), glyphs)
+    return f"{name} {state} step {status.step:,}/{status.total_steps:,}"
+
+
+class RunPicker(ModalScreen[RunFiles | None]):
+    """The newest run first; says which was chosen, or None."""
+
+    BINDINGS: ClassVar[list[BindingType]] = [
+        Binding("escape,q,r", "dismiss(None)", "Back", show=False, id="picker.close"),
+    ]
+
+    def __init__(self, runs: Sequence[RunFiles], current: RunFiles | None, glyphs: GlyphSet) -> None:
+        super().__init__()
+        self._runs = list(reversed(runs))[:_MAX_RUNS]
+        self._current = current
+        self._glyphs = glyphs
+
+    def compose(self) -> ComposeResult:
+        """The list."""
+        yield OptionList(*(Option(Content(describe(files, self._glyphs))) for files in self._runs), markup=False)
+
+    def on_mount(self) -> None:
+        """The cursor stands on the run that is shown."""
+        paths = [files.path for files in self._runs]
+        options = self.query_one(OptionList)
+        options.highlighted = paths.index(self._current.path) if self._current and self._current.path in paths else 0
+        options.focus()
+
+    def on_option_list_option_selected(self, event: OptionList.OptionSelected) -> None:
+        """Show that run."""
+        event.stop()
+        self.dismiss(self._runs[event.option_index])
