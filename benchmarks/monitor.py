@@ -1,4 +1,4 @@
-"""What reading a run costs: the parser, a work dir of any size, a run that goes on, and the columns of a chart.
+"""What watching a run costs: the parser, a work dir of any size, a run that goes on, a chart, the first frame.
 
     python benchmarks/monitor.py --megabytes 1000
 
@@ -8,11 +8,17 @@ best of some rounds where one round is short.
 """
 
 import argparse
+import fcntl
 import json
+import operator
 import os
+import pty
+import statistics
+import struct
 import subprocess
 import sys
 import tempfile
+import termios
 import time
 from collections.abc import Callable, Sequence
 from datetime import datetime, timedelta
@@ -35,6 +41,15 @@ _ROUNDS = 15
 _NUM_LINES = 100_000
 _BLOCK_LINES = 1000  # about what a feed reads in one slice
 _BYTES_A_STEP = 760  # a step line and a metrics record
+_NUM_STARTS = 9
+_EMPTY_APP = """
+from textual.app import App
+from textual.widgets import Static
+class EmptyApp(App):
+    def compose(self):
+        yield Static("empty app")
+EmptyApp().run()
+"""
 _BEGUN = datetime(2025, 8, 29, 9, 17, 51)
 
 
@@ -188,12 +203,56 @@ def _columns(_: argparse.Namespace) -> dict[str, float]:
     }
 
 
+def _first_frame(args: argparse.Namespace) -> dict[str, float]:
+    """Each in a terminal of its own, in turn; from the start of the process to what was written first to be seen."""
+    work = args.directory / "work"
+    ours = [sys.executable, "-m", "xtuner", "monitor", str(work)]
+    empty = [sys.executable, "-c", _EMPTY_APP]
+    times: dict[str, list[float]] = {"empty": [], "ours": [], "state": []}
+    for _ in range(_NUM_STARTS):
+        times["empty"].append(_until_shown(empty, b"empty app"))
+        times["ours"].append(_until_shown(ours, b"Overview"))
+        times["state"].append(_until_shown(ours, b"ETA"))
+    medians = {name: statistics.median(values) for name, values in times.items()}
+    return {
+        "an empty Textual app, s": medians["empty"],
+        "the dashboard, s": medians["ours"],
+        "the same less the empty app, s": statistics.median(map(operator.sub, times["ours"], times["empty"])),
+        "the run's state on it, s": medians["state"],
+    }
+
+
+def _until_shown(command: list[str], text: bytes) -> float:
+    """Seconds until `text` is written to the terminal of `command`; it is killed then."""
+    ours, theirs = pty.openpty()
+    fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 36, 120, 0, 0))
+    begin = time.perf_counter()
+    process = subprocess.Popen(
+        command,
+        stdin=theirs,
+        stdout=theirs,
+        stderr=theirs,
+        env={**os.environ, "TERM": "xterm-256color"},
+        start_new_session=True,
+    )
+    os.close(theirs)
+    shown = b""
+    while text not in shown:
+        shown += os.read(ours, 65536)
+    seconds = time.perf_counter() - begin
+    process.kill()
+    process.wait()
+    os.close(ours)
+    return seconds
+
+
 _MEASUREMENTS: dict[str, Callable[[argparse.Namespace], dict[str, float]]] = {
     "parser": _parser,
     "work dir": _work_dir,
     "8 ranks, 2 steps/s": _steady_few,
     "1,024 rank files, 1 line/s": _steady_many,
     "columns": _columns,
+    "first frame": _first_frame,
 }
 
 

@@ -86,8 +86,8 @@ def _memory(session: Session, plots: PlotMaker) -> Reading:
     peak = max(_peak(rank.series["max_memory"]) for rank in session.store.ranks.values() if "max_memory" in rank.series)
     reserved = session.store.latest("reserved_memory").values()
     is_near = bool(limit_gib) and max([*now, *reserved]) > _MEMORY_SHARE * (limit_gib or math.inf)
-    of = f"of {limit_gib:.0f}" if limit_gib else ""
-    return Reading(f"{max(now):.1f} GiB", f"peak {peak:.1f}", "bad" if is_near else "", of)
+    limit = f"/{limit_gib:.0f}" if limit_gib else ""
+    return Reading(f"{max(now):.1f}{limit} GiB", f"peak {peak:.1f}", "bad" if is_near else "")
 
 
 def _grad_norm(session: Session, plots: PlotMaker) -> Reading:

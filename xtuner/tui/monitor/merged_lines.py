@@ -14,9 +14,12 @@ from xtuner.tui.widgets.file_lines import MAX_LINE_BYTES, to_text
 _NEWEST_BYTES = 2**16
 _NEWEST_BYTES_ALL = 2**24
 _PAST_BYTES = 2**17
+_MAX_PAST_BYTES = 2**25  # where no line says a time
 # 16 bytes are kept of a line; older ones are in the logs of the single ranks.
 _MAX_LINES = 2_000_000
 _TIME = re.compile(rb"\[XTuner\](?:\[RANK \d{1,7}\])?\[(\d{4}-\d\d-\d\d \d\d:\d\d:\d\d)\]")
+
+_HEAD = re.compile(b"^" + _TIME.pattern, re.MULTILINE)
 
 
 class _Line(NamedTuple):
@@ -64,27 +67,31 @@ class MergedLines:
         found = [line for file in self._files for line in file.read_newest()]
         if not self._has_begun:
             self._has_begun = True
-            # What is older than the oldest known line of some file has its place among lines not read yet.
-            border = max((file.oldest_time for file in self._files if file.begin > 0), default=b"")
+            border = self._border()
             for line in found:
-                if line.time < border:
+                if not _is_due(line, border):
                     self._files[line.place].past.append(line)
-            found = [line for line in found if line.time >= border]
+            found = [line for line in found if _is_due(line, border)]
         self._add(self._after, sorted(found))
         return bool(found)
 
     def extend_back(self) -> bool:
         """Look for older lines; whether there may be more before those."""
+        border = self._border()
         for file in self._files:
-            if not file.past:
+            if file.begin > 0 and file.oldest_time >= border:
                 file.read_past()
-        border = max((file.oldest_time for file in self._files if file.begin > 0), default=b"")
+        border = self._border()
         found: list[_Line] = []
         for file in self._files:
-            found += [line for line in file.past if line.time >= border]
-            file.past = [line for line in file.past if line.time < border]
+            found += [line for line in file.past if _is_due(line, border)]
+            file.past = [line for line in file.past if not _is_due(line, border)]
         self._add(self._before, sorted(found, reverse=True))
         return not self.is_complete
+
+    def _border(self) -> bytes:
+        """Up to this time, some file may have lines that were not read; empty where none has."""
+        return max((file.oldest_time for file in self._files if file.begin > 0), default=b"")
 
     def read(self, number: int) -> str:
         """The text of a line; without a rank of its own, the rank of its file stands before it.
@@ -131,6 +138,11 @@ class MergedLines:
                 lines.add(line)
 
 
+def _is_due(line: _Line, border: bytes) -> bool:
+    """Whether no line that was not read yet can belong after it."""
+    return not border or line.time > border
+
+
 class _Lines:
     """Where lines are, in 16 bytes each."""
 
@@ -175,11 +187,14 @@ class _File:
             return []
         found: list[_Line] = []
         for block in blocks:
-            lines = list(self._lines_of(block.data, block.begin, self._time))
+            data, begin = block
+            if not self._has_begun:
+                data, begin = _from_head(data, begin)
+                self._has_begun, self.begin = True, begin
+            lines = list(self._lines_of(data, begin, self._time))
+            self.oldest_time = self.oldest_time or lines[0].time
             self._time = lines[-1].time
             found += lines
-            if not self._has_begun:
-                self._has_begun, self.begin, self.oldest_time = True, block.begin, lines[0].time
         return found
 
     def read_past(self) -> None:
@@ -196,11 +211,14 @@ class _File:
                 self._is_broken, self.begin = True, 0
                 return
             first = chunk.find(b"\n") + 1 if begin else 0  # the beginning of the first line is not known
-            if first < len(chunk):
-                data, begin = chunk[first:], begin + first
+            data, begin = _from_head(chunk[first:], begin + first)
+            is_enough = begin == 0 or _TIME.match(data) or num_bytes >= _MAX_PAST_BYTES
+            if data and is_enough:
                 lines = list(self._lines_of(data, begin, b""))
                 self.past = [*lines, *self.past]
                 self.begin, self.oldest_time = begin, lines[0].time
+            else:
+                data = b""
             num_bytes *= 4
 
     def _read(self, begin: int, num_bytes: int) -> bytes:
@@ -211,11 +229,17 @@ class _File:
             os.close(descriptor)
 
     def _lines_of(self, data: bytes, begin: int, time: bytes) -> Iterator[_Line]:
-        if not time:  # lines before the first that says a time go with that
-            known = _TIME.search(data)
-            time = known[1] if known else b""
         for line in data.split(b"\n")[:-1]:
             match = _TIME.match(line)
             time = match[1] if match else time
             yield _Line(time, self._place, begin, len(line))
             begin += len(line) + 1
+
+
+def _from_head(data: bytes, begin: int) -> tuple[bytes, int]:
+    """The lines from the first on that says its time: those before it belong to one further up.
+
+    At the beginning of a file, or where no line says a time, all of them.
+    """
+    found = _HEAD.search(data) if begin > 0 else None
+    return (data[found.start() :], begin + found.start()) if found else (data, begin)

@@ -28,6 +28,7 @@ class Reader:
         self._slices: deque[list[Event]] = deque()
         self._num_read = self._num_given = 0
         self._newest_until: int | None = None  # slices that hold where the run stands
+        self._is_whole = False
         self._is_over = threading.Event()
         self._thread = threading.Thread(target=self._run, name="monitor-reader", daemon=True)
 
@@ -44,7 +45,7 @@ class Reader:
     @property
     def is_behind(self) -> bool:
         """Whether there is more to read at once."""
-        return bool(self._slices) or not self._feed.is_whole
+        return not self._is_whole or bool(self._slices)  # in this order: the thread sets the former last
 
     @property
     def has_newest(self) -> bool:
@@ -72,6 +73,7 @@ class Reader:
                     self._slices.append(events)
                 if self._newest_until is None and self._feed.has_newest:
                     self._newest_until = self._num_read
+                self._is_whole = self._feed.is_whole
                 self._is_over.wait(_BREATH_S if self._feed.has_backlog else _POLL_S)
         except Exception as error:
             self.error = error
