@@ -44,6 +44,12 @@ def test_check_model_and_monitor_run_without_numpy(tmp_path):
         assert not _modules_after(RUN_CLI.format(arguments=command)) & {"torch", "transformers", "numpy"}
 
 
+def test_check_model_runs_without_pydantic(tmp_path):
+    """Typer would import it to look at the path, and the command would take twice as long."""
+    modules = _modules_after(RUN_CLI.format(arguments=["check-model", str(tmp_path), "--json"]))
+    assert "xtuner.hub.model_dir" in modules and not modules & {"pydantic", "rich"}
+
+
 def test_data_and_preflight_work_without_torch(tiny_model, chats):
     program = (
         "from xtuner.preflight import check_inputs, prepare_training_data\nfrom xtuner.v1.config import TrainerConfig\n"

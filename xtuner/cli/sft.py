@@ -38,7 +38,7 @@ def command(
     Example:
       xtuner sft --load-from Qwen3-0.6B --dataset chats.jsonl --total-step 100
     """
-    from xtuner.preflight import check_inputs
+    from xtuner.cli.model_choice import check_or_choose
 
     plan = LaunchPlan(
         config=config,
@@ -48,7 +48,7 @@ def command(
         rdzv_endpoint=rdzv_endpoint,
     )
     plan.check()
-    check_inputs(config, plan.world_size)
+    plan = replace(plan, config=check_or_choose(config, plan.world_size))
     if plan.node_rank == 0:
         point = find_resume_point(config.resume, config.work_dir)
         if point:
@@ -57,7 +57,7 @@ def command(
         check_endpoint(plan.rdzv_endpoint, is_host_here=plan.node_rank == 0)
     if dry_run:
         console.data(shlex.join(torchrun_command(plan)))
-        console.data_json(config.model_dump(mode="json"))
+        console.data_json(plan.config.model_dump(mode="json"))
         return
     launch(plan)
 
