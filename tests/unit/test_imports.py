@@ -30,7 +30,8 @@ except SystemExit:
 
 
 @pytest.mark.parametrize(
-    "command", [[], ["sft"], ["check-model"], ["monitor"], ["runs"], ["demo"], ["preview"], ["cache"], ["chat"]]
+    "command",
+    [[], ["sft"], ["check-model"], ["monitor"], ["runs"], ["demo"], ["plan"], ["preview"], ["cache"], ["chat"]],
 )
 def test_help_imports_neither_torch_nor_transformers(command):
     modules = _modules_after(RUN_CLI.format(arguments=[*command, "--help"]))
