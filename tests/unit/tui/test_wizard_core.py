@@ -146,7 +146,7 @@ def test_answers_command_and_file_give_the_same_config(tmp_path_factory, values,
     parsed, parsed_nproc = _parse(arguments)
     assert parsed == config and int(parsed_nproc or 3) == nproc
     file = tmp_path_factory.mktemp("yaml") / "run.yaml"
-    file.write_text(config_yaml(config, "xtuner sft"), encoding="utf-8")
+    file.write_text(config_yaml(config, command), encoding="utf-8")
     assert resolve_config({}, file) == config
 
 

@@ -11,6 +11,7 @@ from xtuner.errors import EnvironmentFault, UsageError
 from xtuner.launch.fit import NPROC, Change
 from xtuner.launch.plan import LaunchPlan
 from xtuner.run.atomic import read_json, write_json
+from xtuner.run.text import visible
 from xtuner.tui.wizard.fields import all_fields, nested
 from xtuner.user_cache import user_cache_dir
 from xtuner.v1.config import TrainerConfig
@@ -170,10 +171,12 @@ def _set_values(config: TrainerConfig) -> Iterable[tuple[str, Any]]:
 
 
 def config_yaml(config: TrainerConfig, command: str) -> str:
-    """A file for `--config` that says the same; `command`, on one line, is how the run would be launched without it."""
+    """A file for `--config` that says the same; its first lines are `command`, which launches the run without it."""
     values = config.model_dump(mode="json", exclude_defaults=True)
     text: str = yaml.safe_dump(values, sort_keys=False, allow_unicode=True)
-    return f"# {command}\n{text}"
+    # A comment too may hold nothing that YAML cannot: paths may have control characters and line ends in them.
+    comment = "".join(f"# {line}\n" for line in visible(command).splitlines())
+    return f"{comment}{text}"
 
 
 def kept_path() -> Path:

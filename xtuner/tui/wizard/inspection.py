@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
 
@@ -17,6 +17,7 @@ from xtuner.launch.model_sizes import ModelSizes, sizes_of
 from xtuner.launch.plan import LaunchPlan
 from xtuner.preflight import check_inputs
 from xtuner.tui.wizard.answers import Answers
+from xtuner.tui.wizard.data_look import DataLook
 from xtuner.tui.wizard.steps import STEPS, StepName, step_of, step_of_error
 from xtuner.v1.config import TrainerConfig
 from xtuner.v1.config.required import missing_flags
@@ -140,6 +141,19 @@ class Inspector:
             return sizes_of(config)
         except XTunerError:  # the check of the model says it, or nothing is lost but the estimate
             return None
+
+
+def with_look(inspection: Inspection, look: DataLook | None) -> Inspection:
+    """`inspection` with what the look at the data found: rows in error keep a run from starting."""
+    remarks: list[Remark] = []
+    if look is not None and look.error is not None:
+        remarks.append(Remark.of_error(look.error, "data"))
+    elif look is not None and look.health is not None and look.health.problems.num_errors:
+        rows = look.health.problems.num_errors
+        remarks.append(Remark("data", "error", f"{rows:,} rows are in error", "xtuner preview lists them"))
+    elif look is not None and look.health is not None and look.health.problems.num_warnings:
+        remarks.append(Remark("data", "warning", f"{look.health.problems.num_warnings:,} warnings on rows"))
+    return replace(inspection, remarks=(*inspection.remarks, *remarks))
 
 
 def _missing(config: TrainerConfig) -> Iterator[Remark]:
