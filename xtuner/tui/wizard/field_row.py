@@ -14,7 +14,6 @@ from textual.suggester import Suggester
 from textual.widget import Widget
 from textual.widgets import Input, Static
 
-from xtuner.errors import UsageError
 from xtuner.run.text import visible
 from xtuner.tui.wizard.answers import Answers
 from xtuner.tui.wizard.completion import complete
@@ -91,6 +90,7 @@ class FieldRow(Vertical):
         self._error = Static("", classes="error", markup=False)
         self._editor = self._make_editor(answers.text(field.key))
         self._answers = answers
+        self._shown = ("", "")  # source and error
 
     def compose(self) -> ComposeResult:
         """Name, editor and source on a line, the error below."""
@@ -115,8 +115,13 @@ class FieldRow(Vertical):
         if self._editor.value != text:
             with self.prevent(Input.Changed):
                 self._editor.value = text
-        self._source.update(answers.source(self.field.key))
-        self._show_error(answers.error(self.field.key))
+        error = answers.error(self.field.key)
+        shown = (answers.source(self.field.key), visible(f"✗ {error.message}") if error else "")
+        if shown != self._shown:  # to lay out all rows anew at each key would be felt
+            self._shown = shown
+            self._source.update(shown[0])
+            self._error.update(shown[1])
+            self._error.display = error is not None
 
     def on_input_changed(self, event: Input.Changed) -> None:
         """Pass it on."""
@@ -127,10 +132,6 @@ class FieldRow(Vertical):
         """Pass it on."""
         event.stop()
         self.post_message(self.Edited(self.field.key, event.value))
-
-    def _show_error(self, error: UsageError | None) -> None:
-        self._error.display = error is not None
-        self._error.update(visible(f"✗ {error.message}") if error else "")
 
     def _make_editor(self, text: str) -> "Input | Choice":
         if self.field.choices:

@@ -128,5 +128,7 @@ def memory_bar(needs: Estimate, width: int) -> Text:
         text.append("·" * (limit - round(used * scale)), "dim")
     text.append("│\n")
     if not needs.fits:
-        text.append(" " * limit + "└ all that can be used\n", "red")
+        said = "all that can be used"
+        is_left = limit > len(said)
+        text.append(f"{f'{said} ┘':>{limit + 1}}\n" if is_left else " " * limit + f"└ {said}\n", "red")
     return text

@@ -22,7 +22,8 @@ def command_line(inspection: Inspection, default_nproc: int) -> str:
 
 def review_lines(answers: Answers, inspection: Inspection, look: DataLook | None, hardware: Hardware) -> list[str]:
     """Everything on one page."""
-    lines = []
+    is_ready = inspection.is_ready
+    lines = ["✓ ready to launch" if is_ready else "✗ not ready: mend what is marked with ✗ or ?", ""]
     for step in STEPS:
         given = [field for field in step.fields if answers.source(field.key) != "default"]
         if given:
@@ -36,8 +37,7 @@ def review_lines(answers: Answers, inspection: Inspection, look: DataLook | None
     for remark in inspection.remarks:
         lines.append(f"{_SIGNS[remark.state]} {remark.text}")
         lines += [f"    hint: {line}" for line in remark.hint.splitlines()]
-    verdict = "ready to launch" if inspection.is_ready else "not ready: mend what is marked with ✗ or ?"
-    return [*lines, "", verdict]
+    return lines
 
 
 def _about_run(inspection: Inspection, look: DataLook | None) -> Iterator[str]:
