@@ -31,7 +31,19 @@ except SystemExit:
 
 @pytest.mark.parametrize(
     "command",
-    [[], ["sft"], ["check-model"], ["monitor"], ["runs"], ["demo"], ["preview"], ["cache"], ["chat"], ["download"]],
+    [
+        [],
+        ["sft"],
+        ["check-model"],
+        ["monitor"],
+        ["runs"],
+        ["demo"],
+        ["plan"],
+        ["preview"],
+        ["cache"],
+        ["chat"],
+        ["download"],
+    ],
 )
 def test_help_imports_neither_torch_nor_transformers(command):
     modules = _modules_after(RUN_CLI.format(arguments=[*command, "--help"]))

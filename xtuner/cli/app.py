@@ -18,6 +18,7 @@ from xtuner.errors import XTunerError
 # name -> (function `command` in this module of xtuner.cli, one line for `xtuner --help`)
 COMMANDS: dict[str, tuple[str, str]] = {
     "sft": ("sft", "Fine-tune a model on chats."),
+    "plan": ("plan", "Estimate memory and disk of a run."),
     "check-model": ("check_model", "Judge a model directory, and say the fix."),
     "download": ("download", "Download a model, and check it."),
     "preview": ("preview", "Show data as the model sees it, and report its health."),
