@@ -35,7 +35,7 @@ class Screen:
         await self.pilot.press("end", *["backspace"] * len(field.value), *text)
         await self.settle()
 
-    async def until(self, condition, timeout_s=60.0):
+    async def until(self, condition, timeout_s=240.0):
         deadline = time.monotonic() + timeout_s
         while not condition():
             assert time.monotonic() < deadline, f"never came true; the screen:\n{self.text}"
