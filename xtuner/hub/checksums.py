@@ -33,6 +33,7 @@ class Checksum:
         """A hash to update with all `num_bytes` of the file; its `hexdigest()` is to be `etag`."""
         if len(self.etag) == 64:
             return hashlib.sha256()
+        # git hashes a header too: https://git-scm.com/book/en/v2/Git-Internals-Git-Objects
         return hashlib.sha1(b"blob %d\0" % num_bytes, usedforsecurity=False)
 
 
