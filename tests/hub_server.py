@@ -15,6 +15,8 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from math import prod
 from urllib.parse import parse_qs, quote, unquote, urlsplit
 
+from hub_dirs import LAYER
+
 TOKEN = "hf_" + "CanaryCanaryCanaryCanary0123456789"  # made up; found anywhere but in a header, it has leaked
 _PAGE = 4
 _BLOCK = 64 * 1024
@@ -269,17 +271,20 @@ def model_files(*, num_shards=2, shard_bytes=300_000, seed=0):
     rows, width = 8, shard_bytes // 16
     shapes = {"model.embed_tokens.weight": [rows, width], "lm_head.weight": [rows, width]}
     shapes |= {f"model.layers.{n}.mlp.up_proj.weight": [rows, width] for n in range(num_shards - 2)}
+    num_layers = max(1, num_shards - 2)
+    layers = {f"model.layers.{n}.{name}": shape for n in range(num_layers) for name, (_, shape) in LAYER.items()}
+    small = {name: shape for name, shape in layers.items() if name not in shapes} | {"model.norm.weight": [width]}
     config = {"architectures": ["Qwen3ForCausalLM"], "model_type": "qwen3", "vocab_size": rows, "hidden_size": width}
     tokenizer = {"model": {"type": "BPE", "vocab": {"a": 0, "b": 1}, "merges": []}, "added_tokens": []}
     files = {
-        "config.json": json.dumps({**config, "num_hidden_layers": 1, "tie_word_embeddings": False}).encode(),
+        "config.json": json.dumps({**config, "num_hidden_layers": num_layers, "tie_word_embeddings": False}).encode(),
         "tokenizer.json": json.dumps(tokenizer).encode(),
         "tokenizer_config.json": json.dumps({"chat_template": "{{ messages }}"}).encode(),
     }
     names = [f"model-{n + 1:05d}-of-{num_shards:05d}.safetensors" for n in range(num_shards)]
     for number, (name, (tensor, shape)) in enumerate(zip(names, shapes.items(), strict=True)):
-        files[name] = safetensors({tensor: shape}, seed=seed + number)
-    weight_map = dict(zip(shapes, names, strict=True))
+        files[name] = safetensors({tensor: shape, **(small if number == 0 else {})}, seed=seed + number)
+    weight_map = {**dict(zip(shapes, names, strict=True)), **dict.fromkeys(small, names[0])}
     files["model.safetensors.index.json"] = json.dumps({"metadata": {}, "weight_map": weight_map}).encode()
     return files
 

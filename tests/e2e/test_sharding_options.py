@@ -8,9 +8,9 @@ import ranks
 import torch
 
 from xtuner.v1.config import FSDPConfig
+from xtuner.v1.config.memory import recompute_ratio
 from xtuner.v1.datasets.batches import Batches, DataShare
 from xtuner.v1.engine.distributed import mesh_of_ranks
-from xtuner.v1.model.block_forward import recompute_ratio
 
 PACKS = [[(120, 90)], [(12, 2), (9, 1)], [(90, 5)], [(33, 30), (60, 44)]]
 OPTIONS = {

@@ -31,7 +31,19 @@ except SystemExit:
 
 @pytest.mark.parametrize(
     "command",
-    [[], ["sft"], ["check-model"], ["monitor"], ["runs"], ["demo"], ["preview"], ["cache"], ["chat"], ["download"]],
+    [
+        [],
+        ["sft"],
+        ["check-model"],
+        ["monitor"],
+        ["runs"],
+        ["demo"],
+        ["plan"],
+        ["preview"],
+        ["cache"],
+        ["chat"],
+        ["download"],
+    ],
 )
 def test_help_imports_neither_torch_nor_transformers(command):
     modules = _modules_after(RUN_CLI.format(arguments=[*command, "--help"]))
@@ -42,6 +54,12 @@ def test_help_imports_neither_torch_nor_transformers(command):
 def test_check_model_and_monitor_run_without_numpy(tmp_path):
     for command in (["check-model", str(tmp_path)], ["monitor", str(tmp_path), "--once"], ["runs", str(tmp_path)]):
         assert not _modules_after(RUN_CLI.format(arguments=command)) & {"torch", "transformers", "numpy"}
+
+
+def test_check_model_runs_without_pydantic(tmp_path):
+    """Typer would import it to look at the path, and the command would take twice as long."""
+    modules = _modules_after(RUN_CLI.format(arguments=["check-model", str(tmp_path), "--json"]))
+    assert "xtuner.hub.model_dir" in modules and not modules & {"pydantic", "rich"}
 
 
 def test_data_and_preflight_work_without_torch(tiny_model, chats):

@@ -1,10 +1,14 @@
 """`xtuner check-model`: the verdict on a model directory, with the fix."""
 
+import os
 import shlex
+from contextlib import nullcontext
+from pathlib import Path
 
 import typer
 
 from xtuner.cli import console
+from xtuner.cli.progress import scanning_bar
 from xtuner.errors import ModelError
 from xtuner.hub.findings import Finding
 from xtuner.hub.model_dir import ModelReport, ModelSummary, inspect_model
@@ -23,6 +27,12 @@ _NO_MODEL_CODES = {
 
 def command(
     path: str = typer.Argument(..., help="The model directory."),
+    deep: bool = typer.Option(
+        False, "--deep", help="Read all of the weights: NaN, infinity, zeros, and the checksums of a download."
+    ),
+    trust_remote_code: bool = typer.Option(
+        False, "--trust-remote-code", help="Warn of code that the model asks for instead of refusing it; none is run."
+    ),
     json: bool = typer.Option(False, "--json", help="Print the report as JSON."),
 ) -> None:
     """Say whether a model directory can be trained, and how to fix it.
@@ -32,9 +42,11 @@ def command(
     \b
     Example:
       xtuner check-model models/Qwen3-8B
+      xtuner check-model models/Qwen3-8B --deep
       xtuner check-model ~/.cache/huggingface/hub/models--Qwen--Qwen3-8B
     """
-    report = inspect_model(path)
+    with scanning_bar() if deep else nullcontext() as on_progress:
+        report = inspect_model(path, trust_remote_code=trust_remote_code, is_deep=deep, on_progress=on_progress)
     if json:
         console.data_json(report.to_json())
     else:
@@ -63,9 +75,17 @@ def _render(report: ModelReport) -> list[str]:
     return [*lines, f"FAIL: this model cannot be trained ({problems} to fix)"]
 
 
-def _pasted(path: object) -> str:
-    text = str(path)
-    return shlex.quote(f"./{text}" if text.startswith("-") else text)
+def _pasted(path: Path) -> str:
+    """One word for a shell on one line, whatever is in the name."""
+    text = f"./{path}" if str(path).startswith("-") else str(path)
+    if text.isprintable():
+        return shlex.quote(text)
+    characters = (c if c.isprintable() and c not in "\\'" else _escaped(c) for c in text)
+    return f"$'{''.join(characters)}'"
+
+
+def _escaped(character: str) -> str:
+    return "".join(f"\\x{byte:02x}" for byte in os.fsencode(character))
 
 
 def _render_finding(finding: Finding) -> list[str]:
@@ -91,8 +111,9 @@ def _render_summary(summary: ModelSummary) -> list[str]:
         "context length": summary.context_length,
         "tied embeddings": _yes_no(summary.tied_embeddings),
         "tokenizer": summary.tokenizer or "no",
-        "chat template": _yes_no(summary.has_chat_template),
+        "chat template": f"yes ({summary.chat_template_family})" if summary.has_chat_template else "no",
         "generation config": _yes_no(summary.has_generation_config),
+        "licence file": summary.license_file or "no",
     }
     width = max(map(len, rows))
     return [f"{name:<{width}}  {'?' if value is None else value}" for name, value in rows.items()]

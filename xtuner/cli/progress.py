@@ -11,6 +11,7 @@ from xtuner.run.text import visible
 
 if TYPE_CHECKING:
     from xtuner.data.prepare import Progress
+    from xtuner.hub.judge_bytes import ScanProgress
     from xtuner.hub.transfer import TransferProgress
 
 _SAY_EVERY_S = 5.0
@@ -103,6 +104,40 @@ def _say_now_and_then() -> Callable[[_Sentence], None]:
         if time.monotonic() - said_at >= _SAY_EVERY_S:
             said_at = time.monotonic()
             console.say(progress.sentence())
+
+    return say
+
+
+@contextmanager
+def scanning_bar() -> Iterator["Callable[[ScanProgress], None]"]:
+    """The same for the bytes of weight files."""
+    if not sys.stderr.isatty():
+        yield _say_gibs_now_and_then()
+        return
+    from rich.console import Console
+    from rich.progress import BarColumn, DownloadColumn, TextColumn, TimeRemainingColumn, TransferSpeedColumn
+    from rich.progress import Progress as Bar
+
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(bar_width=None),
+        DownloadColumn(binary_units=True),
+        TransferSpeedColumn(),
+        TimeRemainingColumn(compact=True),
+    )
+    with Bar(*columns, console=Console(stderr=True), transient=True, expand=True) as bar:
+        task = bar.add_task("reading weights", total=None)
+        yield lambda progress: bar.update(task, total=progress.total_bytes, completed=progress.read_bytes)
+
+
+def _say_gibs_now_and_then() -> "Callable[[ScanProgress], None]":
+    said_at = time.monotonic()
+
+    def say(progress: "ScanProgress") -> None:
+        nonlocal said_at
+        if time.monotonic() - said_at >= _SAY_EVERY_S:
+            said_at = time.monotonic()
+            console.say(f"read {progress.read_bytes / 2**30:.1f} of {progress.total_bytes / 2**30:.1f} GiB of weights")
 
     return say
 

@@ -22,6 +22,7 @@ from xtuner.v1.config.flags import with_flags
 @with_flags
 def command(
     config: TrainerConfig,
+    ctx: typer.Context,
     nproc_per_node: int = typer.Option(
         None, min=1, metavar="RANKS", help="Ranks on this machine.  [default: one an accelerator, else 1]"
     ),
@@ -31,14 +32,20 @@ def command(
     dry_run: bool = typer.Option(
         False, "--dry-run", help="Check, print the torchrun command and the resolved options, and stop."
     ),
+    wizard: bool = typer.Option(False, "--wizard", help="Ask for the options on the screen, those given filled in."),
+    plain: bool = typer.Option(False, "--plain", help="Ask in numbered lines of text, as screen readers need it."),
+    goes_on: bool = typer.Option(False, "--continue", help="Ask with the answers of the last time filled in."),
+    yes: bool = typer.Option(False, "--yes", help="Never ask: defaults for all that is not given."),
 ) -> None:
-    """Fine-tune a Hugging Face model on chats.
+    """Fine-tune a Hugging Face model on chats; on a terminal it asks for what is not given.
 
     \b
     Example:
+      xtuner sft
       xtuner sft --load-from Qwen3-0.6B --dataset chats.jsonl --total-step 100
     """
-    from xtuner.preflight import check_inputs
+    from xtuner.cli.model_choice import check_or_choose
+    from xtuner.cli.wizard import Asking, ask, wants_questions
 
     plan = LaunchPlan(
         config=config,
@@ -47,8 +54,14 @@ def command(
         node_rank=node_rank,
         rdzv_endpoint=rdzv_endpoint,
     )
+    asking = Asking(wizard, plain, goes_on, never=yes or dry_run)
+    if wants_questions(config, asking):
+        chosen = ask(plan, asking, ctx.params)
+        if chosen is None:
+            return
+        plan, config = chosen, chosen.config
     plan.check()
-    check_inputs(config, plan.world_size)
+    plan = replace(plan, config=check_or_choose(config, plan.world_size))
     if plan.node_rank == 0:
         point = find_resume_point(config.resume, config.work_dir)
         if point:
@@ -57,7 +70,7 @@ def command(
         check_endpoint(plan.rdzv_endpoint, is_host_here=plan.node_rank == 0)
     if dry_run:
         console.data(shlex.join(torchrun_command(plan)))
-        console.data_json(config.model_dump(mode="json"))
+        console.data_json(plan.config.model_dump(mode="json"))
         return
     launch(plan)
 

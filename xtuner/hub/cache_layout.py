@@ -4,8 +4,9 @@ import os
 import time
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-from xtuner.hub.findings import Finding, HubError, fail, shown_path
+from xtuner.hub.findings import Finding, HubError, fail, shown, shown_path
 from xtuner.hub.regular_file import open_regular
 from xtuner.hub.weights import weight_files
 
@@ -22,6 +23,27 @@ class Snapshot:
     is_main: bool
     is_complete: bool
     modified_s: float
+
+    @property
+    def date(self) -> str:
+        """The day it was last written to, as 2025-03-01."""
+        return time.strftime("%Y-%m-%d", time.localtime(self.modified_s))
+
+    def to_json(self) -> dict[str, Any]:
+        """The snapshot as JSON values; the keys are stable."""
+        return {
+            "path": shown_path(self.path),
+            "repo_id": self.repo_id,
+            "revision": shown(self.path.name),
+            "is_main": self.is_main,
+            "date": self.date,
+            "is_complete": self.is_complete,
+        }
+
+    def describe(self) -> str:
+        """The same on one line."""
+        state = "complete" if self.is_complete else "incomplete"
+        return f"{shown_path(self.path)} ({self.repo_id}{', main' * self.is_main}, {self.date}, {state})"
 
 
 @dataclass(frozen=True)
@@ -57,23 +79,22 @@ def recognise_cache(path: Path) -> CacheLayout | None:
 def explain_cache(path: Path, cache: CacheLayout) -> Finding:
     """What the directory is, in one sentence, and the snapshot to use instead."""
     message = f"{shown_path(path)} is {cache.what}, not a model directory"
+    others = [snapshot for snapshot in cache.snapshots if snapshot is not cache.chosen]
     if cache.chosen:
         note = "" if cache.chosen.is_complete else " (incomplete: its download did not end)"
-        return fail(cache.code, message, f"use its snapshot {shown_path(cache.chosen.path)}{note}")
-    if cache.snapshots:
-        lines = [f"use one of the {len(cache.snapshots)} snapshots in it:", *map(_describe, cache.snapshots)]
-        more = len(lines) - 1 - _MAX_CHOICES
-        return fail(
-            cache.code, message, "\n".join(lines[: _MAX_CHOICES + 1]) + (f"\n… {more} more" if more > 0 else "")
-        )
+        lines = [f"use its snapshot {shown_path(cache.chosen.path)}{note}"]
+        lines += [f"it is the main one of {len(cache.snapshots)}; the others:"] if others else []
+        return fail(cache.code, message, "\n".join([*lines, *_list(others)]))
+    if others:
+        lines = [f"use one of the {len(others)} snapshots in it:", *_list(others)]
+        return fail(cache.code, message, "\n".join(lines))
     again = f"xtuner download {cache.repo_ids[0]}" if len(cache.repo_ids) == 1 else "download the model again"
     return fail(cache.code, message, f"it holds no snapshot: {again}")
 
 
-def _describe(snapshot: Snapshot) -> str:
-    date = time.strftime("%Y-%m-%d", time.localtime(snapshot.modified_s))
-    state = "complete" if snapshot.is_complete else "incomplete"
-    return f"{shown_path(snapshot.path)} ({snapshot.repo_id}{', main' * snapshot.is_main}, {date}, {state})"
+def _list(snapshots: list[Snapshot]) -> list[str]:
+    more = len(snapshots) - _MAX_CHOICES
+    return [*(snapshot.describe() for snapshot in snapshots[:_MAX_CHOICES]), *([f"… {more} more"] if more > 0 else [])]
 
 
 def _is_repo(path: Path) -> bool:

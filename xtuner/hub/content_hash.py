@@ -1,9 +1,9 @@
 """Whether a file on disk is what the Hub says it is."""
 
-import hashlib
 import os
 from pathlib import Path
 
+from xtuner.hub.checksums import Checksum
 from xtuner.hub.download_plan import RemoteFile
 from xtuner.hub.regular_file import open_regular
 
@@ -19,10 +19,7 @@ def has_content_of(path: Path, file: RemoteFile) -> bool:
     with open_regular(path) as opened:
         if os.fstat(opened.fileno()).st_size != file.size:
             return False
-        if file.sha256 is not None:
-            digest, expected = hashlib.sha256(), file.sha256
-        else:  # git hashes a header too: https://git-scm.com/book/en/v2/Git-Internals-Git-Objects
-            digest, expected = hashlib.sha1(f"blob {file.size}\0".encode(), usedforsecurity=False), file.git_sha1
+        digest = Checksum(file.etag, is_outdated=False).start(file.size)
         while block := opened.read(_BLOCK_BYTES):
             digest.update(block)
-    return digest.hexdigest() == expected
+    return digest.hexdigest() == file.etag

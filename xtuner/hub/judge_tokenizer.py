@@ -21,15 +21,26 @@ _SLOW_FILES = {
     "tiktoken.model": "tiktoken",
     "qwen.tiktoken": "tiktoken",
 }
+_TEMPLATES_DIR = "additional_chat_templates"
 _NAMES_OF_SPECIAL_TOKENS = ("bos_token", "eos_token")
 
 
 @dataclass(frozen=True)
 class TokenizerInfo:
-    """The tokenizer in words (None: there is none), whether chats can be rendered, and what was found."""
+    """The tokenizer of a model directory.
+
+    Attributes:
+        kind: in words; None: there is none.
+        chat_template: the source of the template that training uses, or None.
+        added_tokens: id to content of the tokens beside the vocabulary, special ones among them.
+        end_token: content of tokenizer_config.json's `eos_token`, or None.
+        findings: what was found.
+    """
 
     kind: str | None
-    has_chat_template: bool
+    chat_template: str | None
+    added_tokens: dict[int, str]
+    end_token: str | None
     findings: tuple[Finding, ...]
 
 
@@ -50,7 +61,7 @@ def judge_tokenizer(
     kind, tokenizer, problem = _read_tokenizer(directory)
     if needs_tokenizer:
         findings += [problem] if problem else _judge_ids(directory, tokenizer, config, template or "", num_rows)
-    return TokenizerInfo(kind, bool(template), tuple(findings))
+    return TokenizerInfo(kind, template, _added_tokens(tokenizer), _content(config.get("eos_token")), tuple(findings))
 
 
 def _read_if_there(path: Path) -> dict[str, Any]:
@@ -87,10 +98,20 @@ def _explain_no_template(directory: Path, tokenizer_config: dict[str, Any]) -> F
     if os.path.lexists(directory / "chat_template.json"):
         message = f"{shown_path(directory)} has a chat template only in chat_template.json, which is for processors"
         hint = "write the text of its chat_template into a file chat_template.jinja beside it"
-    elif isinstance(tokenizer_config.get("chat_template"), list):
-        message = f"{shown_path(directory)} has several chat templates, and none is called default"
+    elif names := _template_names(directory, tokenizer_config):
+        message = f"{shown_path(directory)} has chat templates, but none is called default: {shown_names(names)}"
         hint = "write the one you want into a file chat_template.jinja in the directory"
     return fail("NO_CHAT_TEMPLATE", message, hint)
+
+
+def _template_names(directory: Path, tokenizer_config: dict[str, Any]) -> list[str]:
+    """The templates that have a name, in tokenizer_config.json or as files of their own."""
+    entries = tokenizer_config.get("chat_template")
+    named = [entry.get("name") for entry in entries if isinstance(entry, dict)] if isinstance(entries, list) else []
+    files: list[str] = []
+    if os.path.isdir(directory / _TEMPLATES_DIR):
+        files = [name for name in sorted(os.listdir(directory / _TEMPLATES_DIR)) if name.endswith(".jinja")]
+    return [*(name for name in named if isinstance(name, str)), *(f"{_TEMPLATES_DIR}/{name}" for name in files)]
 
 
 def _read_tokenizer(directory: Path) -> tuple[str | None, dict[str, Any], Finding | None]:
@@ -142,10 +163,24 @@ def _judge_ids(
         yield warn("SPARE_TOKENS", message, "keep them out of the data; no chat needs them")
 
 
+def _added_tokens(tokenizer: dict[str, Any]) -> dict[int, str]:
+    added = tokenizer.get("added_tokens")
+    tokens = [token for token in added if isinstance(token, dict)] if isinstance(added, list) else []
+    return {
+        token["id"]: token["content"]
+        for token in tokens
+        if type(token.get("id")) is int and isinstance(token.get("content"), str) and token["content"]
+    }
+
+
+def _content(token: Any) -> str | None:
+    """A special token of tokenizer_config.json: a text, or an object with one."""
+    content = token.get("content") if isinstance(token, dict) else token
+    return content if isinstance(content, str) and content else None
+
+
 def _is_used(token: dict[str, Any], config: dict[str, Any], template: str) -> bool:
     content = token.get("content")
     if not isinstance(content, str):
         return True
-    named = [config.get(name) for name in _NAMES_OF_SPECIAL_TOKENS]
-    texts = [value.get("content") if isinstance(value, dict) else value for value in named]
-    return content in template or content in texts
+    return content in template or content in [_content(config.get(name)) for name in _NAMES_OF_SPECIAL_TOKENS]

@@ -2,22 +2,27 @@
 
 import os
 import re
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 from xtuner.hub.findings import Finding, HubError, Severity, fail, info, shown, shown_names, shown_path, warn
-from xtuner.hub.safetensors_header import SafetensorsHeader, TensorInfo, read_header
+from xtuner.hub.safetensors_header import FLOAT_DTYPES, SafetensorsHeader, TensorInfo, read_header
 from xtuner.hub.weights import INDEX, has_index, place_tensors, read_index, weight_files
 
 _MAX_BROKEN_SHOWN = 10
+# Of huggingface_hub, aria2, curl-like tools and browsers.
+_UNFINISHED = (".incomplete", ".aria2", ".part", ".crdownload")
+_MODELSCOPE_TEMP = "._____temp"
 _PICKLE_SUFFIXES = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle", ".h5", ".msgpack")
 # What transformers' own Trainer leaves beside the weights; being there does not make a model.
 _NO_WEIGHTS = re.compile(r"training_args\.bin|(optimizer|scheduler|scaler|rng_state.*)\.(pt|pth|bin)")
-_EMBEDDING = re.compile(
-    r"(^|.*\.)(embed_tokens|wte|word_embeddings|tok_embeddings|embed_in|backbone\.embeddings)\.weight"
+_EMBEDDINGS = (
+    *(f".{name}.weight" for name in ("embed_tokens", "wte", "word_embeddings", "tok_embeddings", "embed_in")),
+    ".backbone.embeddings.weight",
 )
-_HEAD = re.compile(r"(^|.*\.)(lm_head|embed_out|output|output_layer)\.weight")
+_HEADS = tuple(f".{name}.weight" for name in ("lm_head", "embed_out", "output", "output_layer"))
 # Whole numbers under these names are packed weights; elsewhere (attention masks of old models) they are not.
 _PACKED = re.compile(r"weight|qzeros|blocks|packed|scales|quant")
 _INTEGERS = {"U8", "I8", "I16", "U16", "I32", "U32"}
@@ -25,10 +30,11 @@ _INTEGERS = {"U8", "I8", "I16", "U16", "I32", "U32"}
 
 @dataclass(frozen=True)
 class Weights:
-    """The weight files that loading reads, their tensors, and what was found on the way."""
+    """The weight files that loading reads, their tensors, the headers that could be read, and what was found."""
 
     files: tuple[Path, ...]
     tensors: dict[str, TensorInfo]
+    headers: dict[Path, SafetensorsHeader]
     findings: tuple[Finding, ...]
 
     @property
@@ -39,13 +45,13 @@ class Weights:
     @property
     def num_embedding_rows(self) -> int | None:
         """Rows of the token embedding (the largest, where a model has several), or None where its name is unknown."""
-        rows = [info.shape[0] for name, info in self.tensors.items() if len(info.shape) == 2 and _EMBEDDING.match(name)]
-        return max(rows, default=None)
+        named = [tensor for name, tensor in self.tensors.items() if f".{name}".endswith(_EMBEDDINGS)]
+        return max((tensor.shape[0] for tensor in named if len(tensor.shape) == 2), default=None)
 
     @property
     def head_name(self) -> str | None:
         """The name of the output projection, where it is stored."""
-        return next((name for name in self.tensors if _HEAD.fullmatch(name)), None)
+        return next((name for name in self.tensors if f".{name}".endswith(_HEADS)), None)
 
 
 def judge_weights(directory: Path, names: list[str]) -> Weights:
@@ -55,9 +61,9 @@ def judge_weights(directory: Path, names: list[str]) -> Weights:
         index = read_index(directory) if has_index(directory) else None
         files = weight_files(directory, index)
     except HubError as error:
-        return Weights((), {}, (*findings, error.finding()))
+        return Weights((), {}, {}, (*findings, error.finding()))
     if not files:
-        return Weights((), {}, (*findings, explain_no_weights(directory, names)))
+        return Weights((), {}, {}, (*findings, explain_no_weights(directory, names)))
     missing = [path.name for path in files if not os.path.lexists(path)]
     if missing:
         findings.append(_explain_missing(directory, missing, len(files), index is not None))
@@ -70,7 +76,7 @@ def judge_weights(directory: Path, names: list[str]) -> Weights:
     elif not missing:
         findings += _judge_unindexed(headers)
     findings += _judge_dtypes(tensors)
-    return Weights(tuple(files), tensors, tuple(findings))
+    return Weights(tuple(files), tensors, headers, tuple(findings))
 
 
 def explain_no_weights(directory: Path, names: list[str]) -> Finding:
@@ -90,14 +96,15 @@ def explain_no_weights(directory: Path, names: list[str]) -> Finding:
 
 
 def _judge_downloads(directory: Path, names: list[str]) -> Iterator[Finding]:
-    """Unfinished downloads: beside the files, of `hf download --local-dir`, or in the cache a snapshot belongs to."""
-    unfinished = [name for name in names if name.endswith(".incomplete")]
-    places = [directory / ".cache" / "huggingface" / "download"]
+    """Unfinished downloads: beside the files, in folders kept for them, or in the cache a snapshot belongs to."""
+    unfinished = [name for name in names if name.endswith(_UNFINISHED)]
+    places = [directory / ".cache" / "huggingface" / "download", directory / _MODELSCOPE_TEMP]
     if directory.absolute().parent.name == "snapshots":
         places.append(directory.absolute().parent.parent / "blobs")
     for place in filter(os.path.isdir, places):
         try:
-            unfinished += sorted(name for name in os.listdir(place) if name.endswith(".incomplete"))
+            is_all = place.name == _MODELSCOPE_TEMP
+            unfinished += sorted(name for name in os.listdir(place) if is_all or name.endswith(".incomplete"))
         except OSError:
             continue
     if unfinished:
@@ -153,14 +160,21 @@ def _judge_unindexed(headers: dict[Path, SafetensorsHeader]) -> Iterator[Finding
 
 
 def _judge_dtypes(tensors: dict[str, TensorInfo]) -> Iterator[Finding]:
-    packed = [name for name, info in tensors.items() if _is_packed(name, info)]
+    packed = [name for name, info in tensors.items() if info.dtype not in FLOAT_DTYPES and _is_packed(name, info)]
     if packed:
         dtypes = ", ".join(sorted({tensors[name].dtype for name in packed}))
         message = f"{len(packed):,} weights are quantised ({dtypes}), such as {shown(packed[0])}"
         yield fail("QUANTIZED", message, "train the model that this one was quantised from (see its model card)")
+        return
+    counts = Counter(
+        tensor.dtype for tensor in tensors.values() if len(tensor.shape) > 1 and tensor.dtype in FLOAT_DTYPES
+    )
+    if len(counts) > 1:
+        listed = ", ".join(f"{dtype} ({count:,})" for dtype, count in counts.most_common())
+        yield info("MIXED_DTYPES", f"the matrices have several dtypes: {listed}")
 
 
 def _is_packed(name: str, info: TensorInfo) -> bool:
-    if info.dtype.startswith(("F8", "F6", "F4")):
+    if info.dtype.startswith(("F8_", "F6_")) or info.dtype == "F4":
         return True
     return info.dtype in _INTEGERS and bool(_PACKED.search(name.rpartition(".")[2]))

@@ -2,28 +2,39 @@
 
 import os
 import shlex
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from math import prod
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from xtuner.errors import ModelError
+from xtuner.hub.cache_layout import Snapshot
+from xtuner.hub.chat_family import chat_family
 from xtuner.hub.findings import Finding, HubError, Severity, fail, info, shown, shown_names, shown_path
+from xtuner.hub.judge_code import judge_code
 from xtuner.hub.judge_config import (
     Config,
     architecture_of,
     first_int,
-    judge_special_ids,
     judge_vocab_size,
+    num_layers_of,
     read_config,
     text_config,
 )
+from xtuner.hub.judge_layers import judge_layers
+from xtuner.hub.judge_special_tokens import judge_special_tokens
 from xtuner.hub.judge_tokenizer import TokenizerInfo, judge_tokenizer
 from xtuner.hub.judge_weights import Weights, explain_no_weights, judge_weights
 from xtuner.hub.near_miss import Diversion, explain_parent, judge_path
 from xtuner.hub.regular_file import read_json_object
+from xtuner.hub.safetensors_header import FLOAT_DTYPES
+from xtuner.hub.unwritten import judge_unwritten
 
-_FLOATS = {"F64", "F32", "F16", "BF16"}
+if TYPE_CHECKING:
+    from xtuner.hub.judge_bytes import OnProgress
+
+_LICENCES = ("license", "licence", "copying", "notice")
 
 
 @dataclass(frozen=True)
@@ -44,7 +55,9 @@ class ModelSummary:
     tied_embeddings: bool
     tokenizer: str | None
     has_chat_template: bool
+    chat_template_family: str | None
     has_generation_config: bool
+    license_file: str | None
     weight_files: tuple[str, ...]
 
 
@@ -52,7 +65,8 @@ class ModelSummary:
 class ModelReport:
     """All findings on a path, worst first, and a summary when there is a whole model.
 
-    `candidates` are directories that may have been meant instead, `suggestion` is the one that must have been.
+    `candidates` are directories that may have been meant instead, `suggestion` is the one that must have been;
+    `snapshots` tells more of those that are in a Hub cache.
     """
 
     path: Path
@@ -60,6 +74,7 @@ class ModelReport:
     summary: ModelSummary | None = None
     suggestion: Path | None = None
     candidates: tuple[Path, ...] = ()
+    snapshots: tuple[Snapshot, ...] = ()
 
     @property
     def ok(self) -> bool:
@@ -80,7 +95,30 @@ class ModelReport:
             "summary": asdict(self.summary) if self.summary else None,
             "suggestion": shown_path(self.suggestion) if self.suggestion else None,
             "candidates": [shown_path(path) for path in self.candidates],
+            "snapshots": [snapshot.to_json() for snapshot in self.snapshots],
         }
+
+
+class ModelRefused(ModelError):
+    """A path that holds no trainable model; `report` has all findings, and what may have been meant."""
+
+    def __init__(self, report: ModelReport) -> None:
+        first, num_more = report.findings[0], report.num_fails - 1
+        check = f"xtuner check-model {shlex.quote(shown_path(report.path))}"
+        more = f" (and {num_more} more: {check} lists all)" if num_more else ""
+        super().__init__(first.message + more, hint=first.hint)
+        self.report = report
+
+
+@dataclass(frozen=True)
+class _Demands:
+    """What the caller of `inspect_model` asks for."""
+
+    needs_chat_template: bool
+    needs_tokenizer: bool
+    trust_remote_code: bool = False
+    is_deep: bool = False
+    on_progress: "OnProgress | None" = None
 
 
 def require_model(
@@ -89,61 +127,90 @@ def require_model(
     """The report on a path that must hold a trainable model.
 
     Raises:
-        ModelError: it does not; message and hint are those of the first FAIL.
+        ModelRefused: it does not; message and hint are those of the first FAIL.
     """
     report = inspect_model(path, needs_chat_template=needs_chat_template, needs_tokenizer=needs_tokenizer)
     if not report.ok:
-        first, num_more = report.findings[0], report.num_fails - 1
-        check = f"xtuner check-model {shlex.quote(shown_path(path))}"
-        more = f" (and {num_more} more: {check} lists all)" if num_more else ""
-        raise ModelError(first.message + more, hint=first.hint)
+        raise ModelRefused(report)
     return report
 
 
 def inspect_model(
-    path: str | os.PathLike[str], *, needs_chat_template: bool = True, needs_tokenizer: bool = True
+    path: str | os.PathLike[str],
+    *,
+    needs_chat_template: bool = True,
+    needs_tokenizer: bool = True,
+    trust_remote_code: bool = False,
+    is_deep: bool = False,
+    on_progress: "OnProgress | None" = None,
 ) -> ModelReport:
     """Look at everything a training run would trip over.
 
-    Reads JSON files and weight headers only: nothing is executed, unpickled or fetched, and only regular files
-    are opened. Never raises for what it finds.
+    Reads JSON files, weight headers and a few KiB of each weight file; with `is_deep` all of the weights, which takes
+    as long as hashing them, while `on_progress` is called now and then. Nothing is executed, unpickled or fetched, and
+    only regular files are opened; `trust_remote_code` merely makes a request for code a warning. Never raises for what
+    it finds.
     """
+    demands = _Demands(needs_chat_template, needs_tokenizer, trust_remote_code, is_deep, on_progress)
     directory = Path(path)
     try:
         diversion = judge_path(os.fspath(path)) or _judge_listing(directory)
         if diversion:
-            return ModelReport(
-                directory, (diversion.finding,), suggestion=diversion.suggestion, candidates=diversion.candidates
-            )
-        return _judge_directory(directory, needs_chat_template, needs_tokenizer)
-    except OSError as error:  # it changed under our eyes, or the disk fails
+            return _report_diversion(directory, diversion)
+        return _judge_directory(directory, demands)
+    except HubError as error:  # it changed under our eyes
+        return ModelReport(directory, (error.finding(),))
+    except OSError as error:  # the same, or the disk fails
         message = f"{shown_path(error.filename or path)} cannot be read: {error.strerror}"
         return ModelReport(directory, (fail("UNREADABLE", message, "check the directory and try again"),))
 
 
-def _judge_directory(directory: Path, needs_chat_template: bool, needs_tokenizer: bool) -> ModelReport:
+def _report_diversion(directory: Path, diversion: Diversion) -> ModelReport:
+    return ModelReport(
+        directory,
+        (diversion.finding,),
+        suggestion=diversion.suggestion,
+        candidates=diversion.candidates,
+        snapshots=diversion.snapshots,
+    )
+
+
+def _judge_directory(directory: Path, demands: _Demands) -> ModelReport:
     names = sorted(os.listdir(directory))
     if "config.json" in names:
         config, findings = read_config(directory)
     else:
         config, findings = {}, [_no_config(directory)]
+    if config:
+        findings += judge_code(directory, names, config, trust_remote_code=demands.trust_remote_code)
     weights = judge_weights(directory, names)
     findings += weights.findings
     num_rows = weights.num_embedding_rows
-    if num_rows is not None and config:
-        findings += [*judge_vocab_size(config, num_rows), *judge_special_ids(directory, config, num_rows)]
     tokenizer = judge_tokenizer(
         directory,
         # A shard that is missing may hold the rows that seem to be missing.
         num_rows if weights.is_complete else None,
-        needs_tokenizer=needs_tokenizer,
-        needs_chat_template=needs_chat_template,
+        needs_tokenizer=demands.needs_tokenizer,
+        needs_chat_template=demands.needs_chat_template,
     )
+    if config:
+        findings += judge_vocab_size(config, num_rows) if num_rows is not None else []
+        findings += judge_layers(config, weights.tensors) if weights.is_complete else []
+        findings += judge_special_tokens(directory, config, num_rows, tokenizer)
     findings += [*tokenizer.findings, *_judge_links(directory, names, findings)]
+    findings += _judge_data(directory, names, weights, demands)
     order = list(Severity)
     findings.sort(key=lambda finding: order.index(finding.severity))
-    summary = _summarise(directory, config, weights, tokenizer) if config and weights.is_complete else None
+    summary = _summarise(directory, names, config, weights, tokenizer) if config and weights.is_complete else None
     return ModelReport(directory, tuple(findings), summary)
+
+
+def _judge_data(directory: Path, names: list[str], weights: Weights, demands: _Demands) -> Iterable[Finding]:
+    if not demands.is_deep:
+        return judge_unwritten(weights.headers)
+    from xtuner.hub.judge_bytes import judge_bytes  # threads and hashes, of no use to a look at the headers
+
+    return judge_bytes(directory, names, weights.headers, demands.on_progress)
 
 
 def _no_config(directory: Path) -> Finding:
@@ -190,12 +257,15 @@ def _judge_links(directory: Path, names: list[str], findings: list[Finding]) -> 
     ]
 
 
-def _summarise(directory: Path, config: Config, weights: Weights, tokenizer: TokenizerInfo) -> ModelSummary:
+def _summarise(
+    directory: Path, names: list[str], config: Config, weights: Weights, tokenizer: TokenizerInfo
+) -> ModelSummary:
     text = text_config(config)
     tied = config.get("tie_word_embeddings", text.get("tie_word_embeddings"))
     # config.json leaves out what is an architecture's default; a head that is not stored is a tied one.
-    is_tied = tied if isinstance(tied, bool) else weights.head_name is None
-    doubled = {weights.head_name} if is_tied else set()
+    head_name = weights.head_name
+    is_tied = tied if isinstance(tied, bool) else head_name is None
+    doubled = {head_name} if is_tied else set()
     sizes: dict[str, int] = {}
     for tensor in weights.tensors.values():
         sizes[tensor.dtype] = sizes.get(tensor.dtype, 0) + tensor.end - tensor.begin
@@ -205,11 +275,11 @@ def _summarise(directory: Path, config: Config, weights: Weights, tokenizer: Tok
         num_parameters=sum(
             prod(tensor.shape)
             for name, tensor in weights.tensors.items()
-            if tensor.dtype in _FLOATS and name not in doubled
+            if tensor.dtype in FLOAT_DTYPES and name not in doubled
         ),
         dtype=max(sizes, key=lambda dtype: sizes[dtype], default="none"),
         size_bytes=sum(os.stat(path).st_size for path in weights.files),
-        num_layers=first_int(text, "num_hidden_layers", "n_layer", "n_layers", "num_layers"),
+        num_layers=num_layers_of(text),
         hidden_size=first_int(text, "hidden_size", "n_embd", "d_model"),
         num_heads=first_int(text, "num_attention_heads", "n_head", "n_heads"),
         num_kv_heads=first_int(text, "num_key_value_heads", "num_kv_heads"),
@@ -217,7 +287,9 @@ def _summarise(directory: Path, config: Config, weights: Weights, tokenizer: Tok
         context_length=first_int(text, "max_position_embeddings", "n_positions", "max_seq_len", "seq_length"),
         tied_embeddings=is_tied,
         tokenizer=tokenizer.kind,
-        has_chat_template=tokenizer.has_chat_template,
-        has_generation_config=os.path.isfile(directory / "generation_config.json"),
+        has_chat_template=tokenizer.chat_template is not None,
+        chat_template_family=chat_family(tokenizer.chat_template) if tokenizer.chat_template else None,
+        has_generation_config="generation_config.json" in names,
+        license_file=next((shown(name) for name in names if name.lower().startswith(_LICENCES)), None),
         weight_files=tuple(shown(path.name) for path in weights.files),
     )

@@ -9,11 +9,12 @@ import stat
 from dataclasses import dataclass
 from pathlib import Path
 
-from xtuner.hub.cache_layout import explain_cache, recognise_cache
+from xtuner.hub.cache_layout import Snapshot, explain_cache, recognise_cache
 from xtuner.hub.findings import Finding, fail, shown_path
 from xtuner.hub.regular_file import unreadable
 
 _HUB_ID = re.compile(r"[\w][\w.-]*/[\w][\w.-]*")
+_SCHEME = re.compile(r"^(https?):/+")
 _HUB_URL = re.compile(r"(?:https?://)?(?:www\.)?(?:huggingface\.co|hf-mirror\.com)/([\w][\w.-]*/[\w][\w.-]*)(?:/.*)?")
 _WINDOWS_PATH = re.compile(r"([A-Za-z]):[\\/](.*)", re.DOTALL)
 _MAX_LISTED = 10
@@ -21,11 +22,15 @@ _MAX_LISTED = 10
 
 @dataclass(frozen=True)
 class Diversion:
-    """Why a path is not the one, the directories that may be meant, and the one that must be."""
+    """Why a path is not the one, the directories that may be meant, and the one that must be.
+
+    `snapshots` are the candidates again, where they are in a Hub cache.
+    """
 
     finding: Finding
     candidates: tuple[Path, ...] = ()
     suggestion: Path | None = None
+    snapshots: tuple[Snapshot, ...] = ()
 
 
 def judge_path(text: str) -> Diversion | None:
@@ -48,7 +53,8 @@ def judge_path(text: str) -> Diversion | None:
     if cache is None:
         return None
     candidates = tuple(snapshot.path for snapshot in cache.snapshots)
-    return Diversion(explain_cache(path, cache), candidates, cache.chosen.path if cache.chosen else None)
+    suggestion = cache.chosen.path if cache.chosen else None
+    return Diversion(explain_cache(path, cache), candidates, suggestion, cache.snapshots)
 
 
 def explain_parent(path: Path) -> Diversion | None:
@@ -84,6 +90,7 @@ def _explain_file(path: Path) -> Diversion:
 def _missing(text: str) -> Diversion:
     if not text.strip():
         return Diversion(fail("PATH_MISSING", "the path of the model is empty", "pass a model directory"))
+    text = _SCHEME.sub(r"\1://", text)  # a Path has made one slash of two
     message = f"there is no model directory {shown_path(text)!r}"
     meant = _meant_path(text)
     if meant:

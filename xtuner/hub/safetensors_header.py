@@ -20,6 +20,7 @@ _BITS = {
     "I16": 16, "U16": 16, "F16": 16, "BF16": 16, "I32": 32, "U32": 32, "F32": 32,
     "I64": 64, "U64": 64, "F64": 64, "C64": 64, "F4": 4, "F6_E2M3": 6, "F6_E3M2": 6,
 }  # fmt: skip
+FLOAT_DTYPES = frozenset({"F64", "F32", "F16", "BF16"})
 _FIELDS = {"dtype", "shape", "data_offsets"}
 # Python's parser takes `-0` for an integer and lets half a surrogate pair pass; the library refuses both.
 _NEGATIVE_ZERO = re.compile(rb"[\[,:]\s*-0")

@@ -60,6 +60,20 @@ def torchrun_command(plan: LaunchPlan) -> list[str]:
     return [*_torchrun(), *_rendezvous(plan), _SIGNALS, *_logging(plan), str(ENTRY), *flags_of(plan.config)]
 
 
+def sft_command(plan: LaunchPlan, *, default_nproc: int) -> list[str]:
+    """The `xtuner sft` that launches `plan`; flags that say what would be anyway are left out.
+
+    Args:
+        plan: what to launch.
+        default_nproc: the ranks that `xtuner sft` would start without being told.
+    """
+    arguments = [] if plan.nproc_per_node == default_nproc else [f"--nproc-per-node={plan.nproc_per_node}"]
+    if plan.nnodes > 1:
+        arguments += [f"--nnodes={plan.nnodes}", f"--node-rank={plan.node_rank}"]
+        arguments += [f"--rdzv-endpoint={plan.rdzv_endpoint}"] if plan.rdzv_endpoint else []
+    return ["xtuner", "sft", *flags_of(plan.config), *arguments]
+
+
 def _torchrun() -> list[str]:
     beside_python = Path(sys.executable).parent / "torchrun"
     return [str(beside_python)] if beside_python.exists() else [sys.executable, "-m", "torch.distributed.run"]

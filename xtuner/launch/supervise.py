@@ -39,6 +39,7 @@ def run_to_end(plan: LaunchPlan, run_dir: RunDir | None, on_line: Callable[[str]
     environment.setdefault("OMP_NUM_THREADS", str(threads_per_rank(plan.nproc_per_node)))
     plan.log_dir.mkdir(parents=True, exist_ok=True)
     output_path = plan.log_dir / "torchrun.log"
+    log = _behind_what_is_there(FileTail(run_dir.rank_log(0))) if run_dir else None
     with output_path.open("wb") as output:
         # A session of its own: Ctrl-C then reaches the ranks once, through us, and not twice.
         process = subprocess.Popen(
@@ -49,8 +50,6 @@ def run_to_end(plan: LaunchPlan, run_dir: RunDir | None, on_line: Callable[[str]
             stderr=subprocess.STDOUT,
             start_new_session=True,
         )
-    # Of a run that is resumed, what was said before is not said again.
-    log = FileTail(run_dir.rank_log(0), last_bytes=0) if run_dir else None
     attempts = _AttemptLinks(plan.log_dir, run_dir) if run_dir else None
     with _passing_signals_on(process) as received:
         is_running = True
@@ -74,6 +73,13 @@ def run_to_end(plan: LaunchPlan, run_dir: RunDir | None, on_line: Callable[[str]
             hint="start again with --resume auto, which goes on from the last checkpoint if there is one",
         )
     raise explain_failure(plan.log_dir, output_path.read_text(encoding="utf-8", errors="backslashreplace"))
+
+
+def _behind_what_is_there(log: FileTail) -> FileTail:
+    """`log` read to its end: of a run that is resumed, what was said before is not said again."""
+    while log.read_lines():
+        pass
+    return log
 
 
 class _AttemptLinks:

@@ -1,12 +1,20 @@
 """`xtuner check-model` as it is typed: what it prints, and where, and its exit code."""
 
+import hashlib
 import json
+import re
 import shlex
 from functools import partial
 
 import pytest
 
-CONFIG = {"architectures": ["Qwen3ForCausalLM"], "model_type": "qwen3", "num_hidden_layers": 1, "vocab_size": 4}
+CONFIG = {
+    "architectures": ["Qwen3ForCausalLM"],
+    "model_type": "qwen3",
+    "num_hidden_layers": 1,
+    "vocab_size": 4,
+    "eos_token_id": 0,
+}
 TENSORS = {
     "model.embed_tokens.weight": {"dtype": "BF16", "shape": [4, 500], "data_offsets": [0, 4000]},
     "lm_head.weight": {"dtype": "BF16", "shape": [4, 500], "data_offsets": [4000, 8000]},
@@ -18,7 +26,7 @@ def model(tmp_path):
     directory = tmp_path / "models" / "tiny"
     directory.mkdir(parents=True)
     header = json.dumps(TENSORS).encode()
-    (directory / "model.safetensors").write_bytes(len(header).to_bytes(8, "little") + header + bytes(8000))
+    (directory / "model.safetensors").write_bytes(len(header).to_bytes(8, "little") + header + b"\x3c" * 8000)
     (directory / "config.json").write_text(json.dumps(CONFIG))
     (directory / "tokenizer.json").write_text('{"model": {"type": "BPE", "vocab": {"a": 0}}}')
     (directory / "chat_template.jinja").write_text("{{ messages }}")
@@ -45,8 +53,9 @@ def test_good_model(check, model):
         "context length     ?",
         "tied embeddings    no",
         "tokenizer          BPE (tokenizer.json)",
-        "chat template      yes",
+        "chat template      yes (custom)",
         "generation config  no",
+        "licence file       no",
         "",
         "OK: this model can be trained",
     ]
@@ -96,11 +105,11 @@ def test_json_has_stable_keys(check, model):
     code, out, err = check(model, "--json")
     report = json.loads(out)
     assert (code, err) == (0, "")
-    assert list(report) == ["path", "ok", "findings", "summary", "suggestion", "candidates"]
+    assert list(report) == ["path", "ok", "findings", "summary", "suggestion", "candidates", "snapshots"]
     assert list(report["summary"]) == [
         *("architecture", "model_type", "num_parameters", "dtype", "size_bytes", "num_layers", "hidden_size"),
         *("num_heads", "num_kv_heads", "vocab_size", "context_length", "tied_embeddings", "tokenizer"),
-        *("has_chat_template", "has_generation_config", "weight_files"),
+        *("has_chat_template", "chat_template_family", "has_generation_config", "license_file", "weight_files"),
     ]
     code, out, _ = check(model.parent, "--json")
     report = json.loads(out)
@@ -111,14 +120,47 @@ def test_json_has_stable_keys(check, model):
     ]
 
 
-def test_hostile_names_are_escaped(check, model):
-    evil = model.rename(model.with_name("\x1b]0;x\x07\nOK: this model can be trained\u202e"))
-    (evil / "config.json").write_text(json.dumps({**CONFIG, "architectures": ["\x1b[2J\nOK ForCausalLM"]}))
-    (evil / "chat_template.jinja").unlink()
-    code, out, _ = check(evil)
-    assert code == 3 and not set(out) & set("\x1b\x07\u202e")
-    assert not any(line.startswith("OK") for line in out.splitlines())
-    assert "\\x1b[2J\\nOK ForCausalLM" in out
+def test_choices_of_a_cache_in_json(check, model, tmp_path):
+    repo = tmp_path / "models--org--tiny"
+    (repo / "blobs").mkdir(parents=True)
+    (repo / "snapshots").mkdir()
+    model.rename(repo / "snapshots" / "0123")
+    (repo / "snapshots" / "4567").mkdir()
+    code, out, _ = check(repo, "--json")
+    report = json.loads(out)
+    assert code == 3 and report["suggestion"] is None and len(report["candidates"]) == 2
+    first, second = report["snapshots"]
+    assert list(first) == ["path", "repo_id", "revision", "is_main", "date", "is_complete"]
+    assert (first["repo_id"], first["revision"], first["is_main"], first["is_complete"]) == (
+        *("org/tiny", "0123", False, True),
+    )
+    assert second["revision"] == "4567" and not second["is_complete"]
+    assert re.fullmatch(r"\d{4}-\d\d-\d\d", first["date"])
+
+
+def test_deep_reads_the_weights(check, model):
+    code, out, err = check(model, "--deep")
+    assert (code, err) == (0, "") and "INFO CHECKSUMS: no download left checksums" in out
+    path = model / "model.safetensors"
+    path.write_bytes(path.read_bytes()[:-2] + b"\xc0\x7f")
+    assert check(model).exit_code == 0
+    code, out, _ = check(model, "--deep")
+    assert code == 3 and "FAIL NOT_FINITE: " in out and "first in lm_head.weight at element 1,999" in out
+
+
+def test_deep_tells_now_and_then_how_far_it_is(check, model, monkeypatch):
+    monkeypatch.setattr("xtuner.cli.progress._SAY_EVERY_S", 0.0)
+    assert "read 0.0 of 0.0 GiB of weights\n" in check(model, "--deep").stderr
+
+
+def test_code_is_refused_listed_and_never_run(check, model, tmp_path):
+    (model / "config.json").write_text(json.dumps({**CONFIG, "auto_map": {"AutoModel": "modeling_x.Model"}}))
+    program = f"open({str(tmp_path / 'executed')!r}, 'w')"
+    (model / "modeling_x.py").write_text(program)
+    code, out, _ = check(model)
+    assert code == 3 and f"    {hashlib.sha256(program.encode()).hexdigest()}  modeling_x.py\n" in out
+    code, out, _ = check(model, "--trust-remote-code")
+    assert code == 0 and "WARN REMOTE_CODE: " in out and not (tmp_path / "executed").exists()
 
 
 def test_help_has_an_example(check):

@@ -1,12 +1,23 @@
 """Broken model directories: each gets its own reason code, a hint, and the verdict FAIL."""
 
+import hashlib
 import os
 import re
 import socket
 
 import hub_dirs
 import pytest
-from hub_dirs import TENSORS, edit_json, header_bytes, make_cached, make_model, safetensors_bytes
+from hub_dirs import (
+    LAYER,
+    TENSORS,
+    edit_json,
+    header_bytes,
+    make_cached,
+    make_model,
+    make_tensors,
+    plant_canaries,
+    safetensors_bytes,
+)
 
 from xtuner.errors import ModelError
 from xtuner.hub.findings import REASON_CODES, Severity
@@ -15,6 +26,11 @@ from xtuner.hub.model_dir import inspect_model, require_model
 CASES = {}
 WEIGHTS = "model.safetensors"
 INDEX = "model.safetensors.index.json"
+NOT_FAILING = {
+    *("DOWNLOAD_UNFINISHED", "NOT_A_DECODER", "SPECIAL_ID_OUT_OF_RANGE", "VOCAB_MISMATCH", "NOT_IN_INDEX"),
+    *("SPARE_TOKENS", "UNUSED_CODE", "NO_END_TOKEN", "END_TOKEN_NOT_IN_TEMPLATE", "MIXED_DTYPES", "ZERO_FILLED"),
+    *("LAYER_UNEXPECTED", "ZERO_MATRIX", "CHANGED_FILE", "CHECKSUMS"),
+}
 SHARD = "model-00002-of-00003.safetensors"
 LFS = "version https://git-lfs.github.com/spec/v1\noid sha256:0123abcd\nsize 4976698672\n"
 
@@ -104,7 +120,9 @@ def cache_repo(d):
     return make_cached(d)
 
 
-@broken("HUB_CACHE_REPO", hint="snapshots/bbbb")
+@broken(
+    "HUB_CACHE_REPO", hint=r"(?s)snapshots/b{40}\nit is the main one of 2; the others:\n.*/a{40} \(Qwen/Qwen3-8B, \d{4}"
+)
 def cache_repo_main_decides(d):
     return make_cached(d, revisions=("a" * 40, "b" * 40), main=1)
 
@@ -261,6 +279,69 @@ def remote_code_nested(d):
 @broken("REMOTE_CODE", words="evil/kernel")
 def hub_kernel(d):
     make_model(d, text_config={**hub_dirs.CONFIG, "_attn_implementation_internal": "evil/kernel"})
+
+
+@broken("REMOTE_CODE", hint=rf"(?s)by SHA-256:.*\n{hashlib.sha256(b'x = 1').hexdigest()}  modeling_own\.py\n")
+def remote_code_by_its_hash(d):
+    make_model(d, auto_map={"AutoModel": "modeling_own.Model"})
+    (d / "modeling_own.py").write_text("x = 1")
+
+
+@broken("REMOTE_CODE", words="other--repo|auto_map")
+def remote_code_of_another_repo(d):
+    make_model(d, auto_map={"AutoConfig": "org/other--configuration.Config"})
+
+
+@broken("LAYER_MISSING", words="says 4 layers, but layer 2 of the weights")
+def layer_missing(d):
+    tensors = {name: entry for name, entry in make_tensors(4).items() if ".layers.2." not in name}
+    make_model(d, tensors=tensors, num_hidden_layers=4)
+
+
+@broken("LAYER_MISSING", words="layers 2, 3 of the weights")
+def last_layers_missing(d):
+    make_model(d, tensors=make_tensors(2), num_hidden_layers=4)
+
+
+@broken("TENSORS_LACKING", words="1 tensors .* 1.mlp.down_proj.weight")
+def tensor_missing_in_a_layer(d):
+    tensors = make_tensors(3)
+    del tensors["model.layers.1.mlp.down_proj.weight"]
+    make_model(d, tensors=tensors, num_hidden_layers=3)
+
+
+@broken("TENSORS_LACKING", words="0.self_attn.q_proj.weight")
+def projections_of_another_name(d):
+    fused = {name.replace("q_proj", "qkv_proj"): entry for name, entry in TENSORS.items()}
+    make_model(d, tensors=fused)
+
+
+@broken("TENSORS_LACKING", words="2 tensors .* 0.block_sparse_moe.experts.1.w2.weight, 1.block_sparse_moe.gate.weight")
+def tensors_missing_in_a_mixture(d):
+    tensors = {}
+    for number in range(3):
+        attention = {name: entry for name, entry in LAYER.items() if "mlp" not in name and "_norm." not in name}
+        experts = {f"block_sparse_moe.experts.{e}.w{w}.weight": ("BF16", [4, 4]) for e in range(2) for w in (1, 2, 3)}
+        layer = {**attention, **experts, "block_sparse_moe.gate.weight": ("BF16", [2, 4])}
+        tensors |= {f"model.layers.{number}.{name}": entry for name, entry in layer.items()}
+    for name in ("0.block_sparse_moe.experts.1.w2.weight", "1.block_sparse_moe.gate.weight"):
+        del tensors[f"model.layers.{name}"]
+    make_model(d, tensors=tensors, num_hidden_layers=3, model_type="mixtral", architectures=["MixtralForCausalLM"])
+
+
+@broken("TENSORS_LACKING", words=r"the final norm \(norm.weight\)")
+def no_final_norm(d):
+    make_model(d, tensors={name: entry for name, entry in TENSORS.items() if name != "model.norm.weight"})
+
+
+@broken("TENSORS_LACKING", words="the token embedding")
+def no_embedding(d):
+    make_model(d, tensors={name: entry for name, entry in TENSORS.items() if "embed" not in name})
+
+
+@broken("TENSORS_LACKING", words="the output projection")
+def no_head_though_not_tied(d):
+    make_model(d, tensors={name: entry for name, entry in TENSORS.items() if "lm_head" not in name})
 
 
 @broken("QUANTIZED", words="gptq")
@@ -503,7 +584,14 @@ def blank_template(d):
     (make_model(d) / "chat_template.jinja").write_text(" \n")
 
 
-@broken("NO_CHAT_TEMPLATE", words="none is called default")
+@broken("NO_CHAT_TEMPLATE", words="none is called default: additional_chat_templates/rag.jinja")
+def templates_only_in_their_folder(d):
+    edit_json(make_model(d) / "tokenizer_config.json", chat_template=None)
+    (d / "additional_chat_templates").mkdir()
+    (d / "additional_chat_templates" / "rag.jinja").write_text("x")
+
+
+@broken("NO_CHAT_TEMPLATE", words="none is called default: rag")
 def templates_without_default(d):
     edit_json(make_model(d) / "tokenizer_config.json", chat_template=[{"name": "rag", "template": "x"}])
 
@@ -522,7 +610,9 @@ def case(request, tmp_path, monkeypatch):
     monkeypatch.setenv("HOME", str(directory / "home"))
     monkeypatch.chdir(tmp_path)
     path = make(directory, monkeypatch) if make.__code__.co_argcount == 2 else make(directory)
-    return directory if path is None else path, code, words, hint
+    plant_canaries(directory, tmp_path / "executed")
+    yield directory if path is None else path, code, words, hint
+    assert not (tmp_path / "executed").exists()
 
 
 @pytest.mark.parametrize("case", list(CASES), indirect=True)
@@ -543,6 +633,6 @@ def test_broken_directory_has_its_reason(case):
 
 def test_enough_cases_and_all_failing_codes_among_them():
     codes = {code for _, code, _, _ in CASES.values()}
-    not_failing = {"DOWNLOAD_UNFINISHED", "NOT_A_DECODER", "SPECIAL_ID_OUT_OF_RANGE", "VOCAB_MISMATCH"}
+    elsewhere = {"NOT_FINITE", "CHECKSUM_MISMATCH", "UNREADABLE"}  # --deep, and files of others
     assert len(CASES) >= 60
-    assert set(REASON_CODES) - codes == not_failing | {"NOT_IN_INDEX", "SPARE_TOKENS", "UNREADABLE"}
+    assert set(REASON_CODES) - codes == NOT_FAILING | elsewhere

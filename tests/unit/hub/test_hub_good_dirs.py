@@ -4,11 +4,22 @@ import json
 import os
 import pickle
 import shutil
-from pathlib import Path
 
 import numpy as np
 import pytest
-from hub_dirs import CONFIG, TEMPLATE, TENSORS, WIDTH, edit_json, make_cached, make_model, safetensors_bytes
+from hub_dirs import (
+    CONFIG,
+    TEMPLATE,
+    TENSORS,
+    WIDTH,
+    Canary,
+    edit_json,
+    make_cached,
+    make_model,
+    make_tensors,
+    plant_canaries,
+    safetensors_bytes,
+)
 from safetensors.numpy import save_file
 
 from xtuner.errors import ModelError
@@ -17,7 +28,7 @@ from xtuner.hub.model_dir import inspect_model, require_model
 from xtuner.hub.weights import weight_map
 
 CASES = {}
-UNTIED = 8 * 4 + 6 * 4 + 4 + 8 * 4
+UNTIED = 2 * 8 * 4 + (16 + 8) * 2 + 3 * 6 * 4 + 2 * 2 + 3 * 4
 
 
 def good(*codes, **expected):
@@ -154,12 +165,155 @@ def nothing_but_what_is_needed(d):
 @good(num_parameters=32, dtype="F32")
 def file_of_the_library(d):
     make_model(d)
-    save_file({"model.embed_tokens.weight": np.zeros((8, 4), "f4")}, d / "model.safetensors", metadata={"format": "pt"})
+    save_file({"model.embed_tokens.weight": np.ones((8, 4), "f4")}, d / "model.safetensors", metadata={"format": "pt"})
 
 
 @good()
 def inside_a_folder_named_like_a_cache(d):
     return make_model(d / "models--a--b")
+
+
+@good()
+def blobs_in_a_shared_store(d):
+    repo = make_cached(d, shards=3)
+    store = d / "blobs" / "aa"
+    store.mkdir(parents=True)
+    for number, blob in enumerate(list((repo / "blobs").iterdir())):
+        blob.rename(store / f"{number}")
+        blob.symlink_to(store / f"{number}")
+    return repo / "snapshots" / ("a" * 40)
+
+
+@good(num_layers=3)
+def many_layers(d):
+    make_model(d, tensors=make_tensors(3), shards=2, num_hidden_layers=3)
+
+
+@good(num_layers=2)
+def layer_that_predicts_further_tokens(d):
+    config = {"model_type": "deepseek_v3", "num_hidden_layers": 2, "num_nextn_predict_layers": 1}
+    make_model(d, tensors=make_tensors(3), **config)
+
+
+@good()
+def dense_layers_before_the_experts(d):
+    experts = {f"mlp.experts.{n}.{part}_proj.weight": ("BF16", [4, 4]) for n in range(2) for part in ("up", "down")}
+    tensors = make_tensors(1) | {f"model.layers.{n}.{name}": e for n in (1, 2) for name, e in experts.items()}
+    make_model(d, tensors=tensors, num_hidden_layers=3, model_type="deepseek_v3", first_k_dense_replace=1)
+
+
+@good()
+def hybrid_layers(d):
+    tensors = make_tensors(2)
+    tensors |= {"model.layers.2.mamba.in_proj.weight": ("BF16", [4, 4]), "model.layers.3.mlp.x.weight": ("BF16", [4])}
+    make_model(d, tensors=tensors, num_hidden_layers=4, model_type="bamba", architectures=["BambaForCausalLM"])
+
+
+@good()
+def layers_that_share_their_weights(d):
+    make_model(d, tensors=make_tensors(1), num_hidden_layers=12, model_type="shared", architectures=["XForCausalLM"])
+
+
+@good()
+def layers_of_a_vision_tower_too(d):
+    tower = {f"vision_tower.encoder.layers.{n}.mlp.fc1.weight": ("BF16", [4, 4]) for n in range(7)}
+    make_model(d, tensors={**TENSORS, **tower})
+
+
+@good()
+def names_without_a_prefix(d):
+    make_model(d, tensors={name.removeprefix("model."): entry for name, entry in TENSORS.items()})
+
+
+@good()
+def biases_and_old_buffers(d):
+    biases = {f"model.layers.0.self_attn.{name}_proj.bias": ("BF16", [2]) for name in "qkv"}
+    make_model(d, tensors={**TENSORS, **biases, "model.layers.0.self_attn.rotary_emb.inv_freq": ("F32", [2])})
+
+
+@good()
+def end_token_by_its_variable(d):
+    edit_json(make_model(d) / "tokenizer_config.json", chat_template="{{ messages[0].content + eos_token }}")
+
+
+@good(chat_template_family="ChatML", license_file="LICENSE.txt")
+def named_for_the_record(d):
+    template = "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}<|end|>{% endfor %}"
+    edit_json(make_model(d) / "tokenizer_config.json", chat_template=template)
+    (d / "LICENSE.txt").write_text("Apache-2.0")
+
+
+@good("MIXED_DTYPES", dtype="BF16")
+def router_in_full_precision(d):
+    make_model(d, tensors={**TENSORS, "model.layers.0.mlp.router.weight": ("F32", [2, 2])})
+
+
+@good(dtype="F64")
+def double_precision(d):
+    make_model(d, tensors={name: ("F64", shape) for name, (_, shape) in TENSORS.items()})
+
+
+@good("UNUSED_CODE")
+def code_of_the_tokenizer(d):
+    edit_json(make_model(d) / "tokenizer_config.json", auto_map={"AutoTokenizer": ["tokenization_x.Tokenizer", None]})
+
+
+@good("END_TOKEN_NOT_IN_TEMPLATE")
+def end_token_of_the_base_model(d):
+    edit_json(make_model(d) / "tokenizer_config.json", chat_template="{{ messages }}<|im_end|>")
+
+
+@good("NO_END_TOKEN")
+def no_end_token(d):
+    edit_json(make_model(d) / "tokenizer_config.json", eos_token=None)
+    edit_json(d / "config.json", eos_token_id=None)
+    (d / "generation_config.json").unlink()
+
+
+@good("LAYER_UNEXPECTED")
+def more_layers_than_the_config_says(d):
+    make_model(d, tensors=make_tensors(3), num_hidden_layers=2)
+
+
+@good("LAYER_MISSING")
+def fewer_layers_in_an_unknown_type(d):
+    make_model(d, tensors=make_tensors(3), num_hidden_layers=4, model_type="new", architectures=["NewForCausalLM"])
+
+
+@good("ZERO_FILLED")
+def zeros_at_the_end(d):
+    path = make_model(d) / "model.safetensors"
+    raw = path.read_bytes()
+    path.write_bytes(raw[:-200] + bytes(200))
+
+
+@good("ZERO_FILLED")
+def space_that_was_set_aside(d):
+    big = {**TENSORS, "lm_head.weight": ("BF16", [8, 2**18])}
+    path = make_model(d, tensors=big) / "model.safetensors"
+    size = path.stat().st_size
+    os.truncate(path, size - 2**21)
+    os.truncate(path, size)
+
+
+@good()
+def zeros_in_biases_and_norms(d):
+    biases = {f"model.layers.0.self_attn.{name}_proj.bias": ("BF16", [2]) for name in "qkv"}
+    path = make_model(d, tensors={**TENSORS, **biases}) / "model.safetensors"
+    raw = path.read_bytes()
+    path.write_bytes(raw[:-12] + bytes(12))
+
+
+@good()
+def padding_rows_of_the_embedding(d):
+    path = make_model(d) / "model.safetensors"  # ends with the head
+    path.write_bytes(path.read_bytes()[:-16] + bytes(16))
+
+
+@good("DOWNLOAD_UNFINISHED")
+def unfinished_of_modelscope(d):
+    (make_model(d) / "._____temp").mkdir()
+    (d / "._____temp" / "model-2.safetensors").write_bytes(b"")
 
 
 @good("DOWNLOAD_UNFINISHED")
@@ -218,7 +372,8 @@ def image_token_of_a_text_model(d):
 def weights_not_in_the_index(d):
     (make_model(d, shards=3) / "consolidated.safetensors").write_bytes(safetensors_bytes())
     shard = d / "model-00003-of-00003.safetensors"
-    shard.write_bytes(safetensors_bytes({"model.norm.weight": ("BF16", [4]), "rotary.inv_freq": ("F32", [2])}))
+    part = dict(list(TENSORS.items())[2::3])
+    shard.write_bytes(safetensors_bytes({**part, "rotary.inv_freq": ("F32", [2])}))
 
 
 @good("DANGLING_LINK")
@@ -229,7 +384,9 @@ def dangling_readme(d):
 @pytest.mark.parametrize("name", list(CASES))
 def test_good_directory(name, tmp_path):
     make, codes, expected = CASES[name]
-    path = make(tmp_path) or tmp_path
+    (tmp_path / "d").mkdir()
+    path = make(tmp_path / "d") or tmp_path / "d"
+    plant_canaries(tmp_path / "d", tmp_path / "executed")
     report = inspect_model(path)
     assert report.ok, report.findings
     assert tuple(finding.code for finding in report.findings) == codes
@@ -240,6 +397,21 @@ def test_good_directory(name, tmp_path):
     assert json.loads(json.dumps(report.to_json()))["ok"] is True
     located = weight_map(path)
     assert located and all(file.is_file() for file in located.values())
+    assert not (tmp_path / "executed").exists()
+
+
+def test_enough_cases():
+    assert len(CASES) >= 40
+
+
+def test_the_canaries_would_sing(tmp_path):
+    """The control of the tests above: who does run what lies in the directory is caught."""
+    plant_canaries(tmp_path, tmp_path / "executed")
+    exec((tmp_path / "modeling_canary.py").read_text())
+    assert (tmp_path / "executed").exists()
+    (tmp_path / "executed").unlink()
+    pickle.loads((tmp_path / "training_args.bin").read_bytes()).close()
+    assert (tmp_path / "executed").exists()
 
 
 @pytest.mark.parametrize("links", [False, True])
@@ -305,25 +477,17 @@ def test_refusal_of_the_system_is_a_finding(tmp_path, monkeypatch):
     assert finding.code == "UNREADABLE" and "owner uid" in finding.message and "Permission denied" in finding.message
 
 
-class _Canary:
-    def __init__(self, path: Path) -> None:
-        self._path = str(path)
-
-    def __reduce__(self):
-        return open, (self._path, "w")
-
-
 def test_no_code_is_run(tmp_path):
     model, canary = make_model(tmp_path / "m", auto_map={"AutoConfig": "canary.Config"}), tmp_path / "executed"
     program = f"open({str(canary)!r}, 'w')\n"
     for name in ("canary.py", "__init__.py", "sitecustomize.py", "conftest.py"):
         (model / name).write_text(program)
     for name in ("pytorch_model.bin", "model.pt", "x.pkl"):
-        (model / name).write_bytes(pickle.dumps(_Canary(canary)))
-    edit_json(model / "tokenizer_config.json", chat_template="{{ ''.__class__.__mro__[1].__subclasses__() }}")
+        (model / name).write_bytes(pickle.dumps(Canary(canary)))
+    edit_json(model / "tokenizer_config.json", chat_template="{{ ''.__class__.__mro__[1].__subclasses__() }}<|end|>")
     assert [finding.code for finding in inspect_model(model).findings] == ["REMOTE_CODE"]
     (model / "model.safetensors").unlink()
     assert [finding.code for finding in inspect_model(model).findings] == ["REMOTE_CODE", "PICKLE_ONLY"]
-    (model / "model.safetensors").write_bytes(pickle.dumps(_Canary(canary)))
+    (model / "model.safetensors").write_bytes(pickle.dumps(Canary(canary)))
     assert not inspect_model(model).ok
     assert not canary.exists()

@@ -10,7 +10,7 @@ from safetensors import SafetensorError, deserialize
 from xtuner.errors import ModelError
 from xtuner.hub.safetensors_header import _BITS, TensorInfo, read_header
 
-NUM_MUTATIONS = 4000
+NUM_MUTATIONS = 10_000
 FRAGMENTS = [
     b"-0", b"-1", b"0", b"1", b"4", b"1.0", b"1e1", b"9223372036854775808", b"18446744073709551616",
     b"null", b"true", b"NaN", b"[]", b"{}", b"[0,4]", b"[4,8]", b"[4294967296,4294967296,0]",

@@ -38,7 +38,7 @@ def resolve_config(flags: Mapping[str, Any], config_file: Path | None = None) ->
     try:
         return TrainerConfig.model_validate(values)
     except ValidationError as error:
-        raise _explain(error, config_file) from None
+        raise explain_invalid(error, config_file) from None
 
 
 def load_values(path: Path) -> dict[str, Any]:
@@ -91,7 +91,8 @@ def _merge(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]
     return merged
 
 
-def _explain(error: ValidationError, config_file: Path | None) -> UsageError:
+def explain_invalid(error: ValidationError, config_file: Path | None) -> UsageError:
+    """The first thing that pydantic found wrong, in words that name the flag."""
     first = error.errors()[0]
     path = [str(part) for part in first["loc"]]
     where = f" in {config_file}" if config_file else ""

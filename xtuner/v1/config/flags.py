@@ -55,6 +55,16 @@ def flag_names() -> list[str]:
     return [_flag(path) for path, _ in _fields(TrainerConfig)]
 
 
+def flag_of(key: str) -> str:
+    """The flag of an option, or of another parameter of a command, by its dotted name."""
+    return _flag(tuple(key.split(".")))
+
+
+def option_fields() -> Iterator[tuple[str, FieldInfo]]:
+    """Every training option, in the order of the help: its dotted name and its declaration."""
+    return ((".".join(path), field) for path, field in _fields(TrainerConfig))
+
+
 def flags_of(config: TrainerConfig) -> list[str]:
     """The command-line arguments that give `config`: one flag for each value that is not the default."""
     arguments: list[str] = []

@@ -1,5 +1,6 @@
 """Options inside options: groups with a dot in their flags (`--fsdp-config.cpu-offload`), and items of lists."""
 
+import re
 from pathlib import Path
 from typing import Literal
 
@@ -12,6 +13,21 @@ _SHARDING = "Sharding and precision"
 
 AttentionChoice = Literal["auto", "sdpa", "varlen", "flash2", "flash3"]
 OptimizerName = Literal["adamw", "adamw-8bit", "muon"]
+_SECONDS = {"s": 1, "min": 60, "h": 3600}
+_INTERVAL = re.compile(r"0*([1-9][0-9]{0,8})(s|min|h)?")
+
+
+def steps_or_seconds(text: str) -> tuple[int | None, float | None]:
+    """An interval as steps, or as seconds: `100`, or `90s`, `30min`, `2h`.
+
+    Raises:
+        ValueError: it is neither.
+    """
+    match = _INTERVAL.fullmatch(text)
+    if match is None:
+        raise ValueError("give a number of steps, or a time such as 90s, 30min or 2h")
+    number, unit = int(match[1]), match[2]
+    return (None, float(number * _SECONDS[unit])) if unit else (number, None)
 
 
 class DatasetConfig(Options):

@@ -2,7 +2,6 @@
 
 import json
 import math
-import re
 from pathlib import Path
 from typing import Literal
 
@@ -11,10 +10,15 @@ from pydantic import field_validator
 from xtuner.data.options import FormatName, MaskPolicy, Overlong, Packing, SourceSpec
 from xtuner.errors import UsageError
 from xtuner.v1.config.option import Options, expand_home, option
-from xtuner.v1.config.parts import AttentionChoice, DatasetConfig, FSDPConfig, LoraConfig, OptimizerName
+from xtuner.v1.config.parts import (
+    AttentionChoice,
+    DatasetConfig,
+    FSDPConfig,
+    LoraConfig,
+    OptimizerName,
+    steps_or_seconds,
+)
 
-_SECONDS = {"s": 1, "min": 60, "h": 3600}
-_INTERVAL = re.compile(r"0*([1-9][0-9]{0,8})(s|min|h)?")
 TrackerName = Literal["tensorboard", "wandb", "trackio"]
 
 
@@ -252,8 +256,8 @@ class TrainerConfig(Options):
     @classmethod
     def _steps_or_time(cls, value: object) -> object:
         text = str(value) if isinstance(value, int) else value
-        if isinstance(text, str) and not _INTERVAL.fullmatch(text):
-            raise ValueError("give a number of steps, or a time such as 90s, 30min or 2h")
+        if isinstance(text, str):
+            steps_or_seconds(text)
         return text
 
     @field_validator("datasets", mode="before")
@@ -309,13 +313,8 @@ class TrainerConfig(Options):
     def _check_evaluation(self) -> None:
         if self.eval_dataset:
             return
-        needy = (
-            "eval_interval",
-            "eval_max_packs",
-            "early_stopping_patience",
-            "early_stopping_min_delta",
-            "eval_generations",
-        )
+        early_stopping = ("early_stopping_patience", "early_stopping_min_delta")
+        needy = ("eval_interval", "eval_max_packs", "eval_generations", *early_stopping)
         for name in needy:
             if getattr(self, name):
                 raise UsageError(
@@ -366,19 +365,12 @@ class TrainerConfig(Options):
 
     def sequences_per_step(self, world_size: int) -> int:
         """Packed sequences in one optimizer step over all ranks."""
-        if self.global_batch_size is not None:
-            return self.global_batch_size
-        return world_size // (self.sp_size * self.tp_size)
+        return self.global_batch_size or world_size // (self.sp_size * self.tp_size)
 
     @property
     def checkpoint_every(self) -> tuple[int | None, float | None]:
         """Steps, or seconds, between checkpoints; neither of them without `checkpoint_interval`."""
-        if self.checkpoint_interval is None:
-            return None, None
-        match = _INTERVAL.fullmatch(self.checkpoint_interval)
-        assert match is not None, "validated"
-        number, unit = int(match[1]), match[2]
-        return (None, float(number * _SECONDS[unit])) if unit else (number, None)
+        return steps_or_seconds(self.checkpoint_interval) if self.checkpoint_interval else (None, None)
 
     @property
     def row_limit(self) -> int:

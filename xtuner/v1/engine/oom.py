@@ -10,21 +10,16 @@ from dataclasses import dataclass
 
 import torch
 import torch.distributed as dist
-from transformers import PreTrainedConfig, PreTrainedModel
+from transformers import PreTrainedModel
 
 from xtuner.errors import TrainingFailed
 from xtuner.v1.config import OptimizerName, TrainerConfig
+from xtuner.v1.config.memory import GIB, MASTER_BYTES, STATE_BYTES, BlockShape, logits_bytes, recompute_ratio
 from xtuner.v1.datasets.batches import StepBatch
 from xtuner.v1.engine.memory import MemoryState, memory_state
-from xtuner.v1.model.attention import head_dim
-from xtuner.v1.model.block_forward import recompute_ratio
 from xtuner.v1.model.matrices import hidden_matrices
 from xtuner.v1.model.shard import compute_dtype, local_part
-from xtuner.v1.optim.build import STATE_BYTES
 
-_GIB = 2**30
-_MASTER_BYTES = 4  # parameters that are trained and their gradients are fp32
-_LOGITS_COPIES = 3  # of a chunk, in fp32: logits, their softmax, the gradient
 _WORTH_SAYING = 0.01  # GiB
 
 
@@ -97,17 +92,18 @@ def memory_shares(model: PreTrainedModel, config: TrainerConfig, device_type: st
     trained = sum(local_part(parameter).numel() for parameter in parameters if parameter.requires_grad)
     item_bytes = compute_dtype(config.fsdp_config, device_type).itemsize
     text = model.config.get_text_config()
+    numbers_a_token = BlockShape.of_config(text).numbers_a_token(config.tp_size)
     hidden_bytes = text.num_hidden_layers * num_tokens * text.hidden_size * item_bytes
-    inner_bytes = text.num_hidden_layers * num_tokens * _numbers_a_token(text, config.tp_size) * item_bytes
+    inner_bytes = text.num_hidden_layers * num_tokens * numbers_a_token * item_bytes
     ratio = recompute_ratio(config.fsdp_config, device_type)
     return MemoryShares(
-        parameters=sum(local_part(p).numel() * p.element_size() for p in parameters) / _GIB,
-        gradients=trained * _MASTER_BYTES / _GIB,
+        parameters=sum(local_part(p).numel() * p.element_size() for p in parameters) / GIB,
+        gradients=trained * MASTER_BYTES / GIB,
         optimizer=_state_gib(model, config.optimizer),
         saved_by_8bit=max(0.0, _state_gib(model, config.optimizer) - _state_gib(model, "adamw-8bit")),
-        kept=(hidden_bytes + (1 - ratio) * inner_bytes) / _GIB,
-        recomputable=(1 - ratio) * inner_bytes / _GIB,
-        logits=min(num_tokens, config.loss_chunk_size) * text.vocab_size * 4 * _LOGITS_COPIES / _GIB,
+        kept=(hidden_bytes + (1 - ratio) * inner_bytes) / GIB,
+        recomputable=(1 - ratio) * inner_bytes / GIB,
+        logits=logits_bytes(num_tokens, config.loss_chunk_size, text.vocab_size) / GIB,
     )
 
 
@@ -115,19 +111,7 @@ def _state_gib(model: PreTrainedModel, optimizer: OptimizerName) -> float:
     of_matrices, of_others = STATE_BYTES[optimizer]
     trained = sum(local_part(parameter).numel() for parameter in model.parameters() if parameter.requires_grad)
     in_matrices = sum(local_part(weight).numel() for weight in hidden_matrices(model))
-    return (in_matrices * of_matrices + (trained - in_matrices) * of_others) / _GIB
-
-
-def _numbers_a_token(text: PreTrainedConfig, tp_size: int) -> float:
-    """Numbers that one block keeps a token, besides its input: norms, residuals, attention, the gated MLP.
-
-    With tensor parallel a rank has its part of the last two.
-    """
-    hidden, heads = text.hidden_size, text.num_attention_heads
-    attention = 2 * head_dim(text) * (heads + 2 * (getattr(text, "num_key_value_heads", None) or heads))
-    inner = getattr(text, "moe_intermediate_size", None) or getattr(text, "intermediate_size", None) or 4 * hidden
-    mlp = 4 * inner * (getattr(text, "num_experts_per_tok", None) or 1)
-    return 6 * hidden + (attention + mlp) / tp_size
+    return (in_matrices * of_matrices + (trained - in_matrices) * of_others) / GIB
 
 
 def _longest_pack(batch: StepBatch | None, config: TrainerConfig) -> int:
@@ -139,7 +123,7 @@ def _longest_pack(batch: StepBatch | None, config: TrainerConfig) -> int:
 def _what_happened(error: BaseException, state: MemoryState, step: int, batch: StepBatch | None) -> str:
     rank = dist.get_rank() if dist.is_initialized() else 0
     asked = re.search(r"[Tt]ried to allocate (\d+) bytes", str(error))
-    asked_words = f" asking for {int(asked[1]) / _GIB:.2f} GiB" if asked else ""
+    asked_words = f" asking for {int(asked[1]) / GIB:.2f} GiB" if asked else ""
     asked_on_gpu = re.search(r"Tried to allocate ([\d.]+ [KMGT]iB)", str(error))
     if asked_on_gpu:
         asked_words = f" asking for {asked_on_gpu[1]}"

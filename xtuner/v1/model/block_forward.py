@@ -9,14 +9,8 @@ from torch.utils.checkpoint import checkpoint
 from transformers import AttentionInterface
 
 from xtuner.v1.config import FSDPConfig
+from xtuner.v1.config.memory import recompute_ratio
 from xtuner.v1.model.attention import PACKED_ATTENTION, packed_attention
-
-
-def recompute_ratio(config: FSDPConfig, device_type: str) -> float:
-    """The share of blocks to recompute that `config` asks for on a kind of device."""
-    if config.recompute_ratio is not None:
-        return config.recompute_ratio
-    return 0.0 if device_type == "cpu" else 1.0
 
 
 def arrange_forwards(blocks: list[torch.nn.Module], config: FSDPConfig, device_type: str) -> None:

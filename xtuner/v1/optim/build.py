@@ -11,14 +11,6 @@ from xtuner.v1.config import OptimizerName
 from xtuner.v1.optim.adamw import adamw_of, build_adamw, decay_groups
 from xtuner.v1.optim.muon import ShardedMuon
 
-# Bytes of state a trained parameter: of the hidden matrices, of the others. AdamW has two moments in fp32, with 8 bits
-# each it has a byte a moment and one fp32 scale for every 256 of them, Muon has one moment in fp32.
-STATE_BYTES: dict[OptimizerName, tuple[float, float]] = {
-    "adamw": (8, 8),
-    "adamw-8bit": (2 + 8 / 256, 2 + 8 / 256),
-    "muon": (4, 8),
-}
-
 
 @dataclass(frozen=True)
 class OptimizerPair:

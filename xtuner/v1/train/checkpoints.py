@@ -14,15 +14,12 @@ from xtuner.run.layout import RunDir
 from xtuner.v1.checkpoint.restore import restore_checkpoint
 from xtuner.v1.checkpoint.save import SaveFailed, save_checkpoint
 from xtuner.v1.config import TrainerConfig
+from xtuner.v1.config.memory import GIB, MASTER_BYTES, STATE_BYTES
 from xtuner.v1.engine.engine import TrainEngine
 from xtuner.v1.model.matrices import hidden_matrices
 from xtuner.v1.model.shard import whole_shape
-from xtuner.v1.optim.build import STATE_BYTES
 from xtuner.v1.train.rank_log import RankLog
 from xtuner.v1.train.signals import StopRequest
-
-_GIB = 2**30
-_PARAMETER_BYTES = 4
 
 
 class Checkpoints:
@@ -160,8 +157,8 @@ class Checkpoints:
         free = shutil.disk_usage(self._run_dir.path).free
         if free < needed:
             self._log.warning(
-                f"checkpoints take {self._needed_bytes / _GIB:.2f} GiB each, {num_kept} of them and the one that is "
-                f"written {needed / _GIB:.2f} GiB; {self._run_dir.path} has {free / _GIB:.2f} GiB free"
+                f"checkpoints take {self._needed_bytes / GIB:.2f} GiB each, {num_kept} of them and the one that is "
+                f"written {needed / GIB:.2f} GiB; {self._run_dir.path} has {free / GIB:.2f} GiB free"
             )
 
 
@@ -173,8 +170,7 @@ def checkpoint_bytes(model: PreTrainedModel, config: TrainerConfig) -> int:
     of_matrices, of_others = STATE_BYTES["adamw" if config.optimizer == "adamw-8bit" else config.optimizer]
     matrices = {id(weight) for weight in hidden_matrices(model)}
     return sum(
-        whole_shape(parameter).numel()
-        * (_PARAMETER_BYTES + int(of_matrices if id(parameter) in matrices else of_others))
+        whole_shape(parameter).numel() * (MASTER_BYTES + int(of_matrices if id(parameter) in matrices else of_others))
         for parameter in model.parameters()
         if parameter.requires_grad
     )

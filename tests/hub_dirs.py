@@ -1,17 +1,33 @@
 """Model directories for the tests of `xtuner.hub`: a few KB each, weights written by hand."""
 
 import json
+import os
+import pickle
 from math import prod
 from pathlib import Path
 
-BITS = {"F32": 32, "BF16": 16, "F16": 16, "U8": 8, "I8": 8, "BOOL": 8, "F8_E4M3": 8, "I32": 32, "I64": 64}
+BITS = {"F64": 64, "F32": 32, "BF16": 16, "F16": 16, "U8": 8, "I8": 8, "BOOL": 8, "F8_E4M3": 8, "I32": 32, "I64": 64}
 ROWS, WIDTH = 8, 4
-TENSORS = {
-    "model.embed_tokens.weight": ("BF16", [ROWS, WIDTH]),
-    "model.layers.0.mlp.up_proj.weight": ("BF16", [6, WIDTH]),
-    "model.norm.weight": ("BF16", [WIDTH]),
-    "lm_head.weight": ("BF16", [ROWS, WIDTH]),
+LAYER = {
+    **{f"self_attn.{name}_proj.weight": ("BF16", [WIDTH, WIDTH]) for name in "qo"},
+    **{f"self_attn.{name}_proj.weight": ("BF16", [2, WIDTH]) for name in "kv"},
+    **{f"self_attn.{name}_norm.weight": ("BF16", [2]) for name in "qk"},
+    **{f"mlp.{name}_proj.weight": ("BF16", [6, WIDTH]) for name in ("gate", "up")},
+    "mlp.down_proj.weight": ("BF16", [WIDTH, 6]),
+    "input_layernorm.weight": ("BF16", [WIDTH]),
+    "post_attention_layernorm.weight": ("BF16", [WIDTH]),
 }
+
+
+def make_tensors(num_layers=1):
+    """The tensors of a tiny Qwen3 of 8 rows and 4 dimensions."""
+    layers = {f"model.layers.{n}.{name}": entry for n in range(num_layers) for name, entry in LAYER.items()}
+    embedding = ("BF16", [ROWS, WIDTH])
+    ends = {"model.norm.weight": ("BF16", [WIDTH]), "lm_head.weight": embedding}
+    return {"model.embed_tokens.weight": embedding, **layers, **ends}
+
+
+TENSORS = make_tensors()
 CONFIG = {
     "architectures": ["Qwen3ForCausalLM"],
     "model_type": "qwen3",
@@ -38,11 +54,12 @@ def header_bytes(header):
 
 
 def safetensors_bytes(tensors=TENSORS, metadata=None):
+    """A file whose numbers are small and not zero in any dtype."""
     header, end = ({"__metadata__": metadata} if metadata else {}), 0
     for name, (dtype, shape) in tensors.items():
         begin, end = end, end + prod(shape) * BITS[dtype] // 8
         header[name] = {"dtype": dtype, "shape": shape, "data_offsets": [begin, end]}
-    return header_bytes(header) + bytes(end)
+    return header_bytes(header) + b"\x3c" * end
 
 
 def edit_json(path, **changes):
@@ -85,3 +102,21 @@ def make_cached(root: Path, repo="models--Qwen--Qwen3-8B", revisions=("a" * 40,)
     if main is not None:
         (folder / "refs" / "main").write_text(revisions[main])
     return folder
+
+
+class Canary:
+    """Unpickling one opens a file for writing."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = str(path)
+
+    def __reduce__(self):
+        return open, (self._path, "w")
+
+
+def plant_canaries(directory: Path, executed: Path) -> None:
+    """Put code and a pickle into every folder of `directory`; whoever runs one of them makes the file `executed`."""
+    for folder, _, _ in os.walk(directory):
+        for name in ("modeling_canary.py", "tokenization_canary.py", "__init__.py", "sitecustomize.py"):
+            Path(folder, name).write_text(f"open({str(executed)!r}, 'w').close()\n")
+        Path(folder, "training_args.bin").write_bytes(pickle.dumps(Canary(executed)))

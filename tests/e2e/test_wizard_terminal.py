@@ -1,0 +1,83 @@
+"""The guided launch in a real pseudo-terminal: plain prompts to a finished run, and the screen opened and left."""
+
+import pytest
+from commands import run
+from terminals import Terminal
+
+from xtuner.demo.build import build_demo
+from xtuner.run.layout import newest_run
+
+
+@pytest.fixture(scope="module")
+def demo(tmp_path_factory):
+    return build_demo(tmp_path_factory.mktemp("demo"))
+
+
+def _answer(terminal, prompt, text):
+    terminal.read_until(prompt)
+    terminal.type(f"{text}\r")
+
+
+def test_plain_prompts_end_in_a_run(demo, tmp_path):
+    work_dir = tmp_path / "runs"
+    with Terminal("sft", "--plain", "--pack-max-length", 512, "--work-dir", work_dir) as terminal:
+        terminal.read_until("Step 1 of 6: Model")
+        _answer(terminal, "--load-from: ", demo.model_dir.parent)  # one level too high
+        terminal.read_until("PARENT_OF_MODELS")
+        _answer(terminal, "q leave: ", "f")
+        terminal.read_until("OK: this model can be trained")
+        _answer(terminal, "q leave: ", "")
+        _answer(terminal, "--dataset (Enter keeps none): ", "/nowhere.jsonl")
+        terminal.read_until("error: there is no data file /nowhere.jsonl")
+        _answer(terminal, "q leave: ", "1")
+        _answer(terminal, "--dataset (Enter keeps /nowhere.jsonl): ", demo.dataset)
+        terminal.read_until("449 rows")
+        _answer(terminal, "q leave: ", "")
+        terminal.read_until("memory: about")
+        _answer(terminal, "q leave: ", "1")
+        _answer(terminal, "--nproc-per-node (Enter keeps none): ", "0")
+        terminal.read_until("--nproc-per-node: input should be greater than or equal to 1")
+        _answer(terminal, "--nproc-per-node (Enter keeps none): ", "1")
+        _answer(terminal, "q leave: ", "")
+        terminal.read_until("Step 4 of 6: Training")
+        _answer(terminal, "q leave: ", "1")
+        _answer(terminal, "--total-step (Enter keeps none): ", "1")
+        terminal.read_until("1. --total-step: 1 (you)")
+        _answer(terminal, "q leave: ", "")
+        terminal.read_until(f"1. --work-dir: {work_dir} (flag)")
+        _answer(terminal, "q leave: ", "")
+        terminal.read_until("ready to launch")
+        terminal.read_until("the command that does the same:")
+        _answer(terminal, "q leaves: ", "")
+        exit_code, shown = terminal.read_to_end()
+    assert exit_code == 0 and "Step 1/1" in shown, shown
+    assert newest_run(work_dir).latest_export.is_dir()
+
+
+def test_plain_prompts_are_left_at_any_time_and_gone_on_with(demo, tmp_path):
+    with Terminal("sft", "--plain") as terminal:
+        _answer(terminal, "--load-from: ", demo.model_dir)
+        _answer(terminal, "q leave: ", "q")
+        exit_code, shown = terminal.read_to_end()
+    assert exit_code == 0 and "xtuner sft --continue" in shown
+    with Terminal("sft", "--plain", "--continue") as terminal:
+        terminal.read_until(f"1. --load-from: {demo.model_dir} (you)")
+        terminal.read_until("q leave: ")
+        terminal.type("\x04")
+        assert terminal.read_to_end()[0] == 0
+
+
+def test_the_screen_opens_without_flags_and_gives_the_terminal_back():
+    with Terminal("sft", TERM="xterm-256color") as terminal:
+        terminal.read_until("\x1b[?1049h")
+        terminal.read_until("load-from")
+        terminal.type("\x03")
+        exit_code, shown = terminal.read_to_end()
+    assert exit_code == 0 and "\x1b[?1049l" in shown and "nothing was launched" in shown
+
+
+def test_without_a_terminal_every_missing_flag_is_named():
+    done = run("xtuner", "sft")
+    assert done.returncode == 2 and done.stdout == ""
+    assert "no model is given and no data is given" in done.stderr
+    assert "--load-from MODEL_DIR --dataset FILE.jsonl" in done.stderr

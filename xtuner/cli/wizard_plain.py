@@ -1,0 +1,221 @@
+"""The guided launch in numbered lines of text: no screen, no drawing, one question at a time, for screen readers."""
+
+from itertools import count
+from pathlib import Path
+
+from xtuner.cli import console
+from xtuner.cli.preview_text import show_view
+from xtuner.errors import XTunerError
+from xtuner.launch.plan import LaunchPlan
+from xtuner.run.atomic import atomic_write
+from xtuner.run.text import visible
+from xtuner.tui.wizard.answers import Answers, config_yaml, keep
+from xtuner.tui.wizard.candidates import find_models
+from xtuner.tui.wizard.data_look import DataLook, LookRequest, look_at
+from xtuner.tui.wizard.fields import Field
+from xtuner.tui.wizard.inspection import Inspection, Inspector, with_look
+from xtuner.tui.wizard.review import command_line, review_lines
+from xtuner.tui.wizard.steps import PRESETS, STEPS, Step, apply_preset, preset_of
+
+_WIDTH = 72
+_MAX_MODELS = 9
+_WORDS = {"error": "error", "open": "missing", "warning": "warning", "ok": "note"}
+
+
+class _Left(Exception):
+    """The user has had enough."""
+
+
+def ask_plainly(answers: Answers, inspector: Inspector) -> LaunchPlan | None:
+    """Ask step by step until the user launches or leaves; None when they left."""
+    try:
+        return _Prompts(answers, inspector).run()
+    except (_Left, EOFError, KeyboardInterrupt):
+        console.say()
+        return None
+
+
+class _Prompts:
+    def __init__(self, answers: Answers, inspector: Inspector) -> None:
+        self._answers = answers
+        self._inspector = inspector
+        self._look: DataLook | None = None
+        self._looked_at: LookRequest | None = None
+
+    def run(self) -> LaunchPlan:
+        """All steps, in any order."""
+        console.say("Numbers choose, Enter goes on, b goes back, q leaves; your answers are kept.")
+        place = 0
+        while True:
+            place = max(0, place + self._step(place))
+            if place >= len(STEPS):
+                inspection = self._inspect()
+                hindrance = inspection.first_hindrance()
+                if hindrance is None:
+                    return self._answers.plan(self._inspector.template)
+                console.say(f"not yet: {hindrance.text}")
+                place = next(number for number, step in enumerate(STEPS) if step.name == hindrance.step)
+
+    def _step(self, place: int) -> int:
+        """One step, until it is left; how many steps to go on."""
+        step = STEPS[place]
+        console.say(f"\nStep {place + 1} of {len(STEPS)}: {step.title}")
+        if step.name == "model" and not self._answers.text("load_from") and not self._answers.text("model_cfg"):
+            self._ask_for_model()
+        elif step.name == "data" and not self._answers.text("dataset") and not self._answers.text("datasets"):
+            self._ask(step.fields[0])
+        shows_all = False
+        while True:
+            fields = step.fields if shows_all else [field for field in step.fields if field.key in step.first]
+            self._show(step, fields)
+            said = _input(self._prompt(step, shows_all))
+            if said == "":
+                return 1
+            if said == "b":
+                return -1
+            if said == "m":
+                shows_all = True
+            else:
+                self._do(step, fields, said)
+
+    def _prompt(self, step: Step, shows_all: bool) -> str:
+        if step.name == "review":
+            return "Enter launches, s saves a YAML file, b goes back, q leaves: "
+        more = "" if shows_all else "m more options, "
+        presets = "p preset, " if step.name == "training" else ""
+        return f"number to change, {presets}{more}f fix, Enter next step, b back, q leave: "
+
+    def _show(self, step: Step, fields: list[Field]) -> None:
+        for number, field in enumerate(fields, start=1):
+            text = self._answers.text(field.key) or "not given"
+            console.say(f"{number}. {field.flag}: {text} ({self._answers.source(field.key)})")
+        inspection = self._inspect()
+        if step.name == "review":
+            console.say("\n".join(review_lines(self._answers, inspection, self._look, self._inspector.hardware)))
+            console.say("the command that does the same:")
+            console.data(command_line(inspection, self._inspector.template.nproc_per_node))
+            return
+        if step.name == "training":
+            console.say(f"preset: {preset_of(self._answers)}")
+        self._show_findings(step, inspection)
+
+    def _show_findings(self, step: Step, inspection: Inspection) -> None:
+        for remark in inspection.of_step(step.name):
+            console.say(f"{_WORDS[remark.state]}: {remark.text}")
+            if remark.hint:
+                console.say(f"  hint: {remark.hint}")
+        if step.name == "model" and inspection.model and inspection.model.ok:
+            console.say("OK: this model can be trained")
+        elif step.name == "data" and self._look is not None:
+            console.say("\n".join(self._look.lines(_WIDTH)))
+            for sample in self._look.samples[:1]:
+                show_view(sample, has_model=self._look.has_model, tokens=False)
+        elif step.name == "hardware":
+            console.say(self._inspector.hardware.sentence())
+            if inspection.needs:
+                memory, usable = inspection.needs.memory.total, inspection.needs.usable
+                console.say(f"memory: about {memory:.2f} of {usable:.2f} GiB on each device, estimated")
+
+    def _do(self, step: Step, fields: list[Field], said: str) -> None:
+        """What was typed at a step's prompt."""
+        if said == "f":
+            self._mend()
+        elif said == "s" and step.name == "review":
+            self._save()
+        elif said == "p" and step.name == "training":
+            self._ask_for_preset()
+        elif said.isdigit() and 1 <= int(said) <= len(fields):
+            self._ask(fields[int(said) - 1])
+        else:
+            console.say(f"{said!r} is not one of them")
+
+    def _ask(self, field: Field) -> None:
+        """Ask until the answer is right by itself, or is left as it was."""
+        console.say(f"{field.flag}: {field.help}" + (f" Unit: {field.unit}." if field.unit else ""))
+        if field.choices:
+            console.say("  ".join(f"{number}. {choice}" for number, choice in enumerate(field.choices, start=1)))
+        while said := _input(f"{field.flag} (Enter keeps {self._answers.text(field.key) or 'none'}): "):
+            text = field.choices[int(said) - 1] if field.choices and _is_place(said, len(field.choices)) else said
+            before = self._answers.copy()
+            self._answers.set(field.key, text)
+            error = self._answers.error(field.key)
+            if error is None:
+                break
+            console.show_error(error)
+            self._answers = before
+        self._keep()
+
+    def _ask_for_model(self) -> None:
+        models = find_models(self._answers.valid_config().work_dir)[:_MAX_MODELS]
+        for number, candidate in enumerate(models, start=1):
+            console.say(f"{number}. {candidate.path} ({candidate.origin})")
+        console.say("--load-from: the model directory" + (", or a number of the list" if models else ""))
+        if said := _input("--load-from: "):
+            chosen = str(models[int(said) - 1].path) if _is_place(said, len(models)) else said
+            self._answers.set("load_from", chosen)
+            self._keep()
+
+    def _ask_for_preset(self) -> None:
+        for number, preset in enumerate(PRESETS, start=1):
+            console.say(f"{number}. {preset.name}: {preset.help}")
+        if _is_place(said := _input("preset: "), len(PRESETS)):
+            apply_preset(self._answers, PRESETS[int(said) - 1].name)
+            self._keep()
+
+    def _mend(self) -> None:
+        inspection = self._inspect()
+        if inspection.model and inspection.model.suggestion:
+            self._answers.set("load_from", str(inspection.model.suggestion), "fix")
+        elif inspection.fit:
+            self._answers.apply(inspection.fit.changes)
+        else:
+            console.say("nothing here can be mended by itself")
+            return
+        self._keep()
+
+    def _save(self) -> None:
+        names = (f"sft{'' if number == 1 else f'-{number}'}.yaml" for number in count(1))
+        path = next(path for name in names if not (path := Path(name)).exists())
+        inspection = self._inspect()
+        command = command_line(inspection, self._inspector.template.nproc_per_node)
+        try:
+            atomic_write(path, config_yaml(inspection.plan.config, command))
+        except OSError as error:
+            console.say(f"{path} cannot be written: {error.strerror}")
+        else:
+            console.say(f"written: {path}")
+
+    def _keep(self) -> None:
+        try:
+            keep(self._answers)
+        except XTunerError as error:
+            console.warn(error.message)
+
+    def _inspect(self) -> Inspection:
+        """All checks, the look at the data among them where it is another one than the last time."""
+        inspection = self._inspector.inspect(self._answers)
+        config = inspection.plan.config
+        if not config.data_specs or inspection.state("data") == "error":
+            self._look = self._looked_at = None
+            return inspection
+        is_model_good = inspection.model is not None and inspection.model.ok
+        request = LookRequest(config, config.tokenizer_path or (config.load_from if is_model_good else None))
+        if self._looked_at is None or self._looked_at.key() != request.key():
+            self._looked_at = request
+            look_at(request, self._take_look, lambda: False)
+        return with_look(inspection, self._look)
+
+    def _take_look(self, look: DataLook) -> None:
+        self._look = look
+
+
+def _is_place(said: str, number: int) -> bool:
+    return said.isdigit() and 1 <= int(said) <= number
+
+
+def _input(prompt: str) -> str:
+    """What was typed; q leaves."""
+    said = input(visible(prompt)).strip()
+    if said == "q":
+        raise _Left
+    return said

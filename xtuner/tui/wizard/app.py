@@ -1,0 +1,324 @@
+"""The screen of the guided launch: keys and messages meet here; judging is the worker's, drawing the widgets'."""
+
+import shlex
+from itertools import count
+from pathlib import Path
+from typing import ClassVar
+
+from rich.text import Text
+from textual.app import App, ComposeResult
+from textual.binding import Binding, BindingType
+from textual.containers import Vertical
+from textual.events import DescendantFocus
+from textual.timer import Timer
+from textual.widgets import ContentSwitcher, Footer, Static
+
+from xtuner.launch.plan import LaunchPlan
+from xtuner.run.atomic import atomic_write
+from xtuner.run.text import visible
+from xtuner.tui.wizard.answers import Answers, config_yaml, keep
+from xtuner.tui.wizard.candidates import Candidate
+from xtuner.tui.wizard.data_look import DataLook, LookRequest
+from xtuner.tui.wizard.field_row import FieldRow
+from xtuner.tui.wizard.fields import Field
+from xtuner.tui.wizard.inspection import Inspection, Inspector, with_look
+from xtuner.tui.wizard.panels import panel
+from xtuner.tui.wizard.quit_screen import QuitScreen
+from xtuner.tui.wizard.rail import Rail
+from xtuner.tui.wizard.review import command_line, review_lines
+from xtuner.tui.wizard.step_pane import StepPane
+from xtuner.tui.wizard.steps import STEPS, StepName, apply_preset
+from xtuner.tui.wizard.worker import Crashed, Inspected, Looked, Worker
+from xtuner.v1.config.required import missing_flags
+
+_TYPING_PAUSE_S = 0.3  # after which what was typed is judged
+_STEPS = {step.name: step for step in STEPS}
+
+
+def run_wizard(answers: Answers, inspector: Inspector) -> LaunchPlan | None:
+    """Ask until the user launches or leaves; the caller has checked that there is a terminal.
+
+    Returns:
+        What to launch; None when the user left.
+    """
+    app = WizardApp(answers, inspector)
+    plan = app.run()
+    if app.crash is not None:
+        raise app.crash
+    return plan
+
+
+class WizardApp(App[LaunchPlan | None]):
+    """Six steps in any order."""
+
+    CSS_PATH = Path(__file__).with_name("app.tcss")
+    ENABLE_COMMAND_PALETTE = False
+    HORIZONTAL_BREAKPOINTS: ClassVar[list[tuple[int, str]]] = [(0, "-narrow"), (110, "-wide")]  # type: ignore[misc]
+    BINDINGS: ClassVar[list[BindingType]] = [
+        Binding("ctrl+n", "next", "Next", priority=True),
+        Binding("escape", "back", "Back"),
+        *(
+            Binding(f"f{number}", f"go('{step.name}')", step.title, show=False, priority=True)
+            for number, step in enumerate(STEPS, start=1)
+        ),
+        Binding("pageup", "scroll_panel(-1)", show=False, priority=True),
+        Binding("pagedown", "scroll_panel(1)", show=False, priority=True),
+        Binding("ctrl+r", "mend", "Fix", priority=True),
+        Binding("ctrl+y", "copy", "Copy", priority=True),
+        Binding("ctrl+s", "save", "Save YAML", priority=True),
+        Binding("ctrl+g", "launch", "Launch", priority=True),
+        Binding("ctrl+c,ctrl+q", "leave", "Quit", priority=True, key_display="^c"),
+    ]
+
+    def __init__(self, answers: Answers, inspector: Inspector) -> None:
+        super().__init__()
+        self.crash: Exception | None = None
+        self._answers = answers
+        self._begun_with = answers.copy()
+        self._inspector = inspector
+        self._inspection: Inspection | None = None
+        self._inspected = Answers()  # the answers that `_inspection` is about
+        self._look: DataLook | None = None
+        self._candidates: list[Candidate] = []
+        self._visited: list[StepName] = []
+        self._panes: dict[StepName, StepPane] = {}
+        self._typing: Timer | None = None
+        self._launches = False  # asked for, while answers are still judged
+        self._worker = Worker(inspector, self.post_message)
+        # Held, not queried: messages arrive while a question lies above.
+        self._rail = Rail()
+        self._switcher = ContentSwitcher(id="steps")
+        self._about = Static("", id="about", markup=False)
+        self._command = Static("", id="command", markup=False)
+
+    def compose(self) -> ComposeResult:
+        """Rail, step, help on the question, command line, keys."""
+        yield self._rail
+        with Vertical():
+            yield self._switcher
+            yield self._about
+            yield self._command
+        yield Footer()
+
+    async def on_mount(self) -> None:
+        """Begin with the first step, and with judging what is answered already."""
+        await self.action_go("model")
+        self._worker.inspect(self._answers)
+
+    def on_unmount(self) -> None:
+        """Nothing outlives the screen."""
+        self._worker.stop()
+
+    # What threads tell.
+
+    def on_inspected(self, message: Inspected) -> None:
+        """Show what was found, unless more was typed meanwhile."""
+        if message.answers != self._answers:
+            return
+        self._inspection, self._inspected = message.inspection, message.answers
+        self._candidates = message.candidates
+        if message.failure is not None:
+            self.notify(visible(message.failure.message), severity="warning", markup=False)
+        if self._worker.look(self._look_request(message.inspection)):
+            self._look = None
+        self._show()
+        if self._launches:
+            self._launches = False
+            self.action_launch()
+
+    def on_looked(self, message: Looked) -> None:
+        """Show what is known of the data."""
+        if (
+            self._inspection
+            and (wanted := self._look_request(self._inspection))
+            and wanted.key() == message.request.key()
+        ):
+            self._look = message.look
+            self._show()
+
+    def on_crashed(self, message: Crashed) -> None:
+        """Leave; `run_wizard` raises it."""
+        self.crash = message.error
+        self.exit(None)
+
+    # What widgets tell.
+
+    def on_field_row_edited(self, message: FieldRow.Edited) -> None:
+        """Take the answer; judge it by itself now, and with all others when the typing pauses."""
+        self._answers.set(message.key, message.text)
+        self._update_panes()
+        if self._typing is not None:
+            self._typing.stop()
+        self._typing = self.set_timer(_TYPING_PAUSE_S, lambda: self._worker.inspect(self._answers))
+
+    def on_step_pane_preset_chosen(self, message: StepPane.PresetChosen) -> None:
+        """Answer as the preset does."""
+        apply_preset(self._answers, message.name)
+        self._changed()
+
+    def on_step_pane_model_chosen(self, message: StepPane.ModelChosen) -> None:
+        """Take a model of the list."""
+        self._answers.set("load_from", str(message.candidate.path), "detected")
+        self._changed()
+
+    async def on_rail_chosen(self, message: Rail.Chosen) -> None:
+        """Go where the mouse pointed."""
+        await self.action_go(message.step)
+
+    def on_descendant_focus(self, event: DescendantFocus) -> None:
+        """Say what the question means."""
+        row = next((node for node in event.widget.ancestors_with_self if isinstance(node, FieldRow)), None)
+        self._about.update(_about(row.field) if row else "")
+
+    def on_resize(self) -> None:
+        """Lay the panel out anew."""
+        self.call_after_refresh(self._show)
+
+    # Keys.
+
+    async def action_go(self, step: StepName) -> None:
+        """Show `step`."""
+        if len(self.screen_stack) > 1:
+            return
+        if step in self._visited:
+            self._visited.remove(step)
+        self._visited.append(step)
+        if step not in self._panes:
+            self._panes[step] = StepPane(_STEPS[step], self._answers)
+            await self._switcher.add_content(self._panes[step])
+        self._switcher.current = step
+        self._rail.current = step
+        self._about.update("")
+        self.call_after_refresh(self._panes[step].take_keys)
+        self.call_after_refresh(self._show)
+
+    async def action_next(self) -> None:
+        """The step after this one."""
+        names = [step.name for step in STEPS]
+        await self.action_go(names[min(names.index(self._current) + 1, len(names) - 1)])
+
+    async def action_back(self) -> None:
+        """The step that was looked at before."""
+        if len(self._visited) > 1:
+            self._visited.pop()
+            await self.action_go(self._visited[-1])
+
+    def action_scroll_panel(self, direction: int) -> None:
+        """Scroll what stands beside the questions, wherever the keys are."""
+        self._panes[self._current].scroll_panel(direction)
+
+    def action_mend(self) -> None:
+        """Take the model directory that must be meant, or the changes that let the run fit."""
+        inspection = self._inspection
+        if inspection and inspection.model and inspection.model.suggestion:
+            self._answers.set("load_from", str(inspection.model.suggestion), "fix")
+        elif inspection and inspection.fit:
+            self._answers.apply(inspection.fit.changes)
+        else:
+            self.notify("nothing here that one key can mend")
+            return
+        self._changed()
+
+    def action_copy(self) -> None:
+        """Copy the command line, by OSC 52: over SSH too."""
+        if self._inspection is not None:
+            self.copy_to_clipboard(self._command_line(self._inspection))
+            self.notify("the command line was copied")
+
+    def action_save(self) -> None:
+        """Write the options to a file of the working directory."""
+        if self._inspection is None:
+            return
+        names = (f"sft{'' if number == 1 else f'-{number}'}.yaml" for number in count(1))
+        path = next(path for name in names if not (path := Path(name)).exists())
+        try:
+            atomic_write(path, config_yaml(self._inspection.plan.config, self._command_line(self._inspection)))
+        except OSError as error:
+            self.notify(visible(f"{path} cannot be written: {error.strerror}"), severity="error", markup=False)
+            return
+        self.notify(f"written: {path}; xtuner sft --config {path} does the same")
+
+    def action_launch(self) -> None:
+        """Leave with the plan; where something is in the way, go there."""
+        if self._inspection is None or self._inspected != self._answers:
+            self._launches = True
+            self._worker.inspect(self._answers)
+            return
+        hindrance = self._judged(self._inspection).first_hindrance()
+        if hindrance is None:
+            self._worker.stop()
+            self.exit(self._answers.plan(self._inspection.plan))
+            return
+        self.notify(visible(hindrance.text), title="not yet", severity="error", markup=False)
+        self.run_worker(self.action_go(hindrance.step), exclusive=True)
+
+    def action_leave(self) -> None:
+        """Ask first where something was answered."""
+        if self._answers == self._begun_with:
+            self.exit(None)
+        elif len(self.screen_stack) == 1:
+            self.push_screen(QuitScreen(), self._leave_if)
+
+    def _leave_if(self, leaves: bool | None) -> None:
+        if leaves:
+            keep(self._answers)
+            self.exit(None)
+
+    # How it is done.
+
+    @property
+    def _current(self) -> StepName:
+        return self._visited[-1]
+
+    def _changed(self) -> None:
+        self._update_panes()
+        self._worker.inspect(self._answers)
+
+    def _update_panes(self) -> None:
+        for pane in self._panes.values():
+            pane.update(self._answers)
+
+    def _judged(self, inspection: Inspection) -> Inspection:
+        return with_look(inspection, self._look)
+
+    def _look_request(self, inspection: Inspection) -> LookRequest | None:
+        config = inspection.plan.config
+        if not config.data_specs or inspection.state("data") == "error":
+            return None
+        has_model = inspection.model is not None and inspection.model.ok
+        return LookRequest(config, config.tokenizer_path or (config.load_from if has_model else None))
+
+    def _show(self) -> None:
+        """Everything that follows from what was found."""
+        if self._inspection is None:
+            return
+        inspection = self._judged(self._inspection)
+        self._rail.states = {step.name: inspection.state(step.name) for step in STEPS}
+        self._command.update(self._command_text(inspection))
+        pane, hardware = self._panes[self._current], self._inspector.hardware
+        if self._current == "review":
+            lines = review_lines(self._answers, inspection, self._look, hardware)
+            pane.show_panel(Text("\n".join(map(visible, [*lines, "", self._command_line(inspection)]))))
+        else:
+            pane.show_panel(panel(self._current, inspection, self._look, hardware, pane.panel_width))
+        if self._current == "model":
+            own = inspection.model.candidates if inspection.model else ()
+            meant = [Candidate(path, "in the directory that is answered") for path in own]
+            pane.show_candidates([*meant, *self._candidates])
+
+    def _command_line(self, inspection: Inspection) -> str:
+        return command_line(inspection, self._inspector.template.nproc_per_node)
+
+    def _command_text(self, inspection: Inspection) -> Text:
+        text = Text(visible(self._command_line(inspection)))
+        for flag in missing_flags(inspection.plan.config):
+            text.append(f" {flag}=", "")
+            text.append("???", "reverse")
+        return text
+
+
+def _about(field: Field) -> str:
+    unit = f" ({field.unit})" if field.unit else ""
+    default = shlex.quote(field.show(field.default)) if field.show(field.default) else ""
+    said = f"  [default: {default}]" if default and "[default:" not in field.help else ""
+    return f"{field.flag}{unit}: {field.help}{said}"

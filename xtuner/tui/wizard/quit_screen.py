@@ -1,0 +1,28 @@
+"""The question before leaving."""
+
+from typing import ClassVar
+
+from textual.app import ComposeResult
+from textual.binding import Binding, BindingType
+from textual.containers import Vertical
+from textual.screen import ModalScreen
+from textual.widgets import Static
+
+
+class QuitScreen(ModalScreen[bool]):
+    """Leave, or stay."""
+
+    BINDINGS: ClassVar[list[BindingType]] = [
+        Binding("y,enter,ctrl+c", "dismiss(True)", "Leave", priority=True),
+        Binding("n,escape", "dismiss(False)", "Stay", priority=True),
+    ]
+
+    def compose(self) -> ComposeResult:
+        """The question and its keys."""
+        with Vertical():
+            yield Static(
+                "Leave without launching?\n\n"
+                "Your answers are kept: xtuner sft --continue goes on with them.\n\n"
+                "y or Enter: leave     n or Esc: stay",
+                markup=False,
+            )
