@@ -33,7 +33,7 @@ class MonitorScreen:
         """A frame now, as at its time."""
         self.app._show_frame(time.time())
 
-    async def until(self, condition, timeout_s=60.0):
+    async def until(self, condition, timeout_s=20.0):
         deadline = time.monotonic() + timeout_s
         while not condition():
             assert time.monotonic() < deadline, f"never came true; the screen:\n{self.text}"

@@ -216,11 +216,13 @@ def test_the_table_of_ranks(work_dir, size):
         assert table.sort_column == "step"
         await screen.press("less_than_sign", "o")
         assert table.sort_column == "rank" and table.ranks == [2, 1, 0]
-        await screen.press("slash", *"300 2", "enter")
-        assert table.ranks == [] or all("2" in str(rank) or True for rank in table.ranks)
+        await screen.press("slash", *"300 nobody", "enter")
+        assert table.ranks == []
         await screen.press("escape")
         assert table.ranks == [2, 1, 0]
-        await screen.press("down", "enter")
+        await screen.press("home", "down")
+        assert table.rank_under_cursor() == 1
+        await screen.press("enter")
         assert screen.tab == "overview" and screen.pane.choice.rank == 1
 
     drive(steps, work_dir, size)
@@ -257,9 +259,10 @@ def test_following_and_scrolling_a_log(tmp_path, size):
         await screen.until_shown("+4 lines")
         await screen.press("f")
         assert view.is_following and "Step 302/1000" in screen.text
-        await screen.press("pageup", "pageup", "pagedown", "home")
-        await screen.until_shown("Step 1/1000")
-        await screen.press("home", "down", "end")
+        await screen.press("pageup", "pageup", "pagedown")
+        while "Step 1/1000" not in screen.text:  # the first line that was counted yet: of a long log more comes above
+            await screen.press("home")
+        await screen.press("down", "end")
         assert view.is_following
 
     drive(steps, tmp_path, size)
@@ -368,7 +371,7 @@ def test_alerts_and_their_page(tmp_path, size):
         assert "✗ ERROR" in screen.text and "-> stop the run" in screen.text
         await screen.press("up", "down", "enter")
         assert isinstance(screen.app.screen, PageScreen) and "since" in screen.text
-        assert "train in float32" in screen.text
+        assert "float32" in screen.text
         await screen.press("escape")
         assert isinstance(screen.app.focused, AlertList)
 
