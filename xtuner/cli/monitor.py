@@ -33,6 +33,9 @@ def command(
     once: bool = typer.Option(False, "--once", help="Say where the newest run stands, and leave."),
     json: bool = typer.Option(False, "--json", help="The same as one JSON object; implies --once."),
     plain: bool = typer.Option(False, "--plain", help="Print the lines of the first rank, as without a terminal."),
+    report: Path = typer.Option(
+        None, metavar="DIR", help="Write a Markdown page with charts (SVG) and all values (CSV) to DIR, and leave."
+    ),
 ) -> None:
     """Watch the newest run of a work dir: on a terminal a dashboard, else the log of its first rank until it ends.
 
@@ -45,9 +48,15 @@ def command(
     Example:
       xtuner monitor work_dirs
       xtuner monitor work_dirs --once
+      xtuner monitor work_dirs --report report
     """
     if once or json:
         raise typer.Exit(_show_once(work_dir, as_json=json))
+    if report is not None:
+        from xtuner.tui.monitor.report import report_newest
+
+        console.data(str(report_newest(work_dir, report)))
+        return
     if not plain and _is_on_a_terminal():
         from xtuner.tui.monitor.app import watch
 

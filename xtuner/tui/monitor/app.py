@@ -4,6 +4,7 @@ import os
 import sys
 import time
 from collections.abc import Iterable
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
@@ -14,12 +15,13 @@ from textual.containers import Container
 from textual.screen import Screen
 from textual.widgets import Footer
 
+from xtuner.errors import EnvironmentFault, UsageError
 from xtuner.run.discover import RunFiles
 from xtuner.run.health import CRITICAL
 from xtuner.tui.monitor.header import HeaderBar, Headline, headline_of
 from xtuner.tui.monitor.notice_line import Notice, NoticeLine
 from xtuner.tui.monitor.overview import Overview
-from xtuner.tui.monitor.plots import PlotMaker
+from xtuner.tui.monitor.plots import PlotChoice, PlotMaker
 from xtuner.tui.monitor.runs import RunList
 from xtuner.tui.monitor.session import Session
 from xtuner.tui.monitor.tab_line import TABS, TabLine
@@ -29,6 +31,7 @@ from xtuner.tui.widgets.braille import GlyphSet, glyphs_for
 from xtuner.tui.widgets.picture import Run
 
 if TYPE_CHECKING:
+    from xtuner.tui.monitor.report import Report
     from xtuner.tui.widgets.rank_table import RankTable
 
 _FRAME_S = 0.5
@@ -71,6 +74,7 @@ class MonitorApp(App[None]):
         ),
         Binding("space", "pause", "Pause", id="pause"),
         Binding("r", "pick_run", "Runs", id="runs"),
+        Binding("e", "export", "Export", id="export"),
         Binding("question_mark", "help", "Help", key_display="?", id="help"),
         Binding("q", "quit", "Quit", id="quit"),
         Binding("ctrl+c", "quit", show=False, priority=True),
@@ -287,6 +291,32 @@ class MonitorApp(App[None]):
 
         self.push_screen(PageScreen(help_page.lay_out))
 
+    def action_export(self) -> None:
+        """Write a report of the run into the current directory."""
+        from xtuner.tui.monitor.report import check_place, make_report
+
+        if self.session is None:
+            return
+        directory = Path.cwd() / f"xtuner-report-{self.session.files.path.name}"
+        try:
+            check_place(directory, self.session.files.path)
+        except UsageError as error:
+            self.say(error.message)
+            return
+        overview = self._panes.get("overview")
+        choice = overview.choice if isinstance(overview, Overview) else PlotChoice()
+        report = make_report(self.session, choice, time.time())
+        self.say(f"writing {directory}")
+        self.run_worker(partial(self._write_report, report, directory), thread=True, name="monitor-report")
+
+    def _write_report(self, report: "Report", directory: Path) -> None:
+        try:
+            report.write(directory)
+            said = f"written: {directory}"
+        except EnvironmentFault as error:
+            said = error.message
+        self.call_from_thread(self.say, said)
+
     def action_pick_run(self) -> None:
         """Choose another run of the work dir."""
         from xtuner.tui.monitor.run_picker import RunPicker
@@ -307,6 +337,7 @@ class MonitorApp(App[None]):
             yield SystemCommand(tab.title, f"Show this tab ({number})", lambda tab=tab: self.action_show_tab(tab.id))
         yield SystemCommand("Pause", "Freeze the view; reading goes on (space)", self.action_pause)
         yield SystemCommand("Runs", "Another run of the work dir (r)", self.action_pick_run)
+        yield SystemCommand("Export", "Charts, values and a page about the run as files (e)", self.action_export)
         yield SystemCommand("Theme", "Other colours", self.action_change_theme)
         yield SystemCommand("Help", "The keys (?)", self.action_help)
         yield SystemCommand("Quit", "Leave; the run goes on (q)", self.exit)

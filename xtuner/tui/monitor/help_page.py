@@ -9,6 +9,7 @@ KEYS: dict[str, tuple[tuple[str, str], ...]] = {
         ("Tab", "what takes the keys next"),
         ("space", "pause the view; reading goes on"),
         ("r", "another run of the work dir"),
+        ("e", "charts, values and a page about the run as files"),
         ("Ctrl+P", "all commands by name, themes"),
         ("?", "this page"),
         ("q Ctrl+C", "leave; the run goes on"),

@@ -135,9 +135,10 @@ class Session:
             self.revision += 1
         if not 0 <= now - self._looked_at < _LOOK_S and self._reader.has_newest:
             self._looked_at = now
-            self._look(now)
+            self.look(now)
 
-    def _look(self, now: float) -> None:
+    def look(self, now: float) -> None:
+        """Look after what is no log, and judge the run, as it is `now` in seconds since the epoch."""
         store = self.store
         self.is_gone = not os.path.exists(self.files.path)
         if not self.is_gone:  # else what was known last stays
