@@ -50,7 +50,7 @@ def test_no_spike_is_lost_and_what_is_no_number_is_marked():
     values = [1.0] * 100_000
     values[54_321] = 9.0
     values[70_000] = float("nan")
-    line = ListSeries(range(len(values)), values)
+    line = ListSeries(values)
     svg = draw_svg(Plot("loss", [Curve("train", line)], (0, len(values) - 1), best=None))
     points = places(svg)
     assert min(y for _, y in points) < 0.3 * HEIGHT < 0.7 * HEIGHT < max(y for _, y in points)
@@ -60,14 +60,14 @@ def test_no_spike_is_lost_and_what_is_no_number_is_marked():
 
 @pytest.mark.parametrize("values", [[], [float("nan")] * 3, [0.0, -1.0]])
 def test_nothing_to_show_is_said(values):
-    line = ListSeries(range(len(values)), values)
+    line = ListSeries(values)
     svg = draw_svg(Plot("loss", [Curve("train", line)], shared_view([line]) or (0, 1), is_log=True))
     ElementTree.fromstring(svg)
     assert ("no values" in svg) == (values != [0.0, -1.0])
 
 
 def test_hostile_strings_are_text_in_pictures_and_on_the_page(tmp_path):
-    line = ListSeries(range(3), [1.0, 2.0, 3.0])
+    line = ListSeries([1.0, 2.0, 3.0])
     for text in STRINGS:
         svg = draw_svg(Plot(text, [Curve(text, line)], (0, 2), unit=text, markers=[Marker(1, text)]))
         ElementTree.fromstring(svg)
