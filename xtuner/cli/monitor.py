@@ -33,6 +33,9 @@ def command(
     once: bool = typer.Option(False, "--once", help="Say where the newest run stands, and leave."),
     json: bool = typer.Option(False, "--json", help="The same as one JSON object; implies --once."),
     plain: bool = typer.Option(False, "--plain", help="Print the lines of the first rank, as without a terminal."),
+    compare: list[Path] = typer.Option(
+        None, metavar="PATH", help="Draw the newest run of PATH beside it in the dashboard; may be given again."
+    ),
     report: Path = typer.Option(
         None, metavar="DIR", help="Write a Markdown page with charts (SVG) and all values (CSV) to DIR, and leave."
     ),
@@ -60,7 +63,7 @@ def command(
     if not plain and _is_on_a_terminal():
         from xtuner.tui.monitor.app import watch
 
-        watch(work_dir)
+        watch(work_dir, compare or [])
         return
     require_work_dir(work_dir)
     raise typer.Exit(_exit_code(_follow_newest(work_dir)))

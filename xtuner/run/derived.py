@@ -26,7 +26,7 @@ class Source(Protocol):
         """As of `Series`."""
 
 
-class _Derived:
+class DerivedView:
     """A view of a series that is brought up to date before each look at it."""
 
     def __init__(self, series: Series, update: Callable[[], None]) -> None:
@@ -67,7 +67,7 @@ class _Derived:
         self._series.tell(follower)
 
 
-class Smoothed(_Derived):
+class Smoothed(DerivedView):
     """The exponential mean of a series without its bias towards 0, as TensorBoard draws it; a `SeriesView`.
 
     `last = last * weight + (1 - weight) * y`, shown is `last / (1 - weight**n)`. NaN and infinities are skipped.
@@ -142,7 +142,7 @@ class Band:
         for series in self._ranks:
             series.tell(self)
         self._num_seen = [0] * len(self._ranks)
-        self.low, self.median, self.high = (_Derived(edge, self._take_in) for edge in self._edges)
+        self.low, self.median, self.high = (DerivedView(edge, self._take_in) for edge in self._edges)
 
     def cut(self, num_kept: int) -> None:
         """A rank took samples back; which ones is seen from its length, so all from there on are looked at again."""

@@ -3,7 +3,7 @@
 import os
 import sys
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
@@ -17,21 +17,22 @@ from textual.widgets import Footer
 
 from xtuner.errors import EnvironmentFault, UsageError
 from xtuner.run.discover import RunFiles
-from xtuner.run.health import CRITICAL
 from xtuner.tui.monitor.header import HeaderBar, Headline, headline_of
-from xtuner.tui.monitor.notice_line import Notice, NoticeLine
+from xtuner.tui.monitor.notice_line import Notice, NoticeLine, notice_of
 from xtuner.tui.monitor.overview import Overview
+from xtuner.tui.monitor.panes import make_pane
 from xtuner.tui.monitor.plots import PlotChoice, PlotMaker
-from xtuner.tui.monitor.runs import RunList
+from xtuner.tui.monitor.runs import RunList, newest_run
 from xtuner.tui.monitor.session import Session
 from xtuner.tui.monitor.tab_line import TABS, TabLine
 from xtuner.tui.monitor.tab_pane import TabPane
 from xtuner.tui.monitor.tiny_pane import TinyPane, tiny_lines
-from xtuner.tui.widgets.braille import GlyphSet, glyphs_for
+from xtuner.tui.widgets.braille import glyphs_for
 from xtuner.tui.widgets.picture import Run
 
 if TYPE_CHECKING:
     from xtuner.tui.monitor.report import Report
+    from xtuner.tui.monitor.run_picker import Picked
     from xtuner.tui.widgets.rank_table import RankTable
 
 _FRAME_S = 0.5
@@ -44,18 +45,23 @@ _TINY_CELLS, _TINY_ROWS, _LOW_ROWS = 50, 14, 30
 _SWITCH_S = 0.001
 
 
-def watch(path: Path) -> None:
+def watch(path: Path, compared: Sequence[Path] = ()) -> None:
     """Show the newest run behind `path` until the user leaves; the caller has checked that there is a terminal.
 
+    Args:
+        path: a work dir, a run, or logs.
+        compared: the newest run behind each is drawn beside it.
+
     Raises:
-        UsageError: `path` leads to no run.
-        EnvironmentFault: it cannot be read.
+        UsageError: a path leads to no run.
+        EnvironmentFault: one cannot be read.
     """
     runs = RunList(path)
+    others = [newest_run(other) for other in compared]
     switch_s = sys.getswitchinterval()
     sys.setswitchinterval(_SWITCH_S)
     try:
-        app = MonitorApp(runs)
+        app = MonitorApp(runs, others)
         app.run()
     finally:
         sys.setswitchinterval(switch_s)
@@ -80,12 +86,13 @@ class MonitorApp(App[None]):
         Binding("ctrl+c", "quit", show=False, priority=True),
     ]
 
-    def __init__(self, runs: RunList) -> None:
+    def __init__(self, runs: RunList, compared: Sequence[RunFiles] = ()) -> None:
         super().__init__()
         self.crash: BaseException | None = None
         self.session: Session | None = None
         self.is_paused = False
         self._runs = runs
+        self._others = [Session(files) for files in compared]
         self._glyphs = glyphs_for(os.environ)
         self._panes: dict[str, TabPane] = {}
         self._tab = TABS[0].id
@@ -111,6 +118,8 @@ class MonitorApp(App[None]):
 
     def on_mount(self) -> None:
         """Begin to read once there is something to show it in."""
+        for other in self._others:
+            other.start()
         if self._runs.newest is not None:
             self.show_run(self._runs.newest)
         self.call_after_refresh(self._frame)
@@ -118,8 +127,13 @@ class MonitorApp(App[None]):
     def on_unmount(self) -> None:
         """Nothing outlives the screen."""
         self._is_over = True
-        if self.session is not None:
-            self.session.stop()
+        for session in self._sessions:
+            session.stop()
+
+    @property
+    def _sessions(self) -> list[Session]:
+        """The run that is shown, and those beside it."""
+        return [*([self.session] if self.session else []), *self._others]
 
     # Which run, and which tab.
 
@@ -143,7 +157,7 @@ class MonitorApp(App[None]):
         if self.session is None:
             return
         if tab not in self._panes:
-            self._panes[tab] = pane = _make_pane(tab, self.session, self._glyphs)
+            self._panes[tab] = pane = make_pane(tab, self.session, self._others, self._glyphs)
             self._body.mount(pane)
         for name, pane in self._panes.items():
             pane.display = name == tab
@@ -174,7 +188,7 @@ class MonitorApp(App[None]):
             self.crash = error
             self.exit()
             return
-        is_behind = self.session is not None and self.session.is_behind
+        is_behind = any(session.is_behind for session in self._sessions)
         after_s = _FRAME_WHILE_BEHIND_S if is_behind else _FRAME_S if self._has_focus else _FRAME_UNSEEN_S
         self.set_timer(after_s, self._frame)
 
@@ -190,7 +204,8 @@ class MonitorApp(App[None]):
             self._notice.notice = Notice(said)
             self._tiny.rows = [[Run("WAITING", "title")], [Run(said)]]
             return
-        self.session.tick(now)
+        for session in self._sessions:
+            session.tick(now)
         if not self.is_paused:
             self._paint(self.session, now)
 
@@ -208,7 +223,7 @@ class MonitorApp(App[None]):
     def _paint(self, session: Session, now: float) -> None:
         headline = self._header.headline = headline_of(session, now, is_paused=self.is_paused)
         self._tabs.num_alerts = len(session.alerts)
-        self._notice.notice = _notice_of(session)
+        self._notice.notice = notice_of(session)
         if self._is_tiny:
             if self._plots is not None:
                 self._tiny.rows = tiny_lines(session, headline, self._plots)
@@ -218,8 +233,9 @@ class MonitorApp(App[None]):
         is_live = self._tab in ("ranks", "logs", "run")
         if pane is None or not pane.is_mounted or len(self.screen_stack) > 1:
             return
-        if is_live or session.revision != self._painted:
-            self._painted = session.revision
+        revision = sum(session.revision for session in self._sessions)  # each of them only grows
+        if is_live or revision != self._painted:
+            self._painted = revision
             pane.repaint(now)
 
     def on_resize(self, event: events.Resize) -> None:
@@ -327,9 +343,28 @@ class MonitorApp(App[None]):
         current = self.session.files if self.session else None
         self.push_screen(RunPicker(self._runs.runs, current, self._glyphs), self._pick_run)
 
-    def _pick_run(self, files: RunFiles | None) -> None:
-        if files is not None and (self.session is None or files.path != self.session.files.path):
-            self.show_run(files)
+    def _pick_run(self, picked: "Picked | None") -> None:
+        if picked is None or (self.session is not None and picked.files.path == self.session.files.path):
+            return
+        if picked.is_compared:
+            self._compare(picked.files)
+        else:
+            self.show_run(picked.files)
+
+    def _compare(self, files: RunFiles) -> None:
+        """Draw a run beside the one that is shown, or no longer."""
+        known = next((session for session in self._others if session.files.path == files.path), None)
+        if known is None:
+            self._others.append(Session(files))
+            self._others[-1].start()
+        else:
+            known.stop()
+            self._others.remove(known)
+        overview = self._panes.pop("overview", None)
+        if overview is not None:
+            overview.remove()
+        self.action_show_tab("overview")
+        self.say(f"{files.path.name} is {'no longer ' if known else ''}compared")
 
     def get_system_commands(self, screen: Screen[object]) -> Iterable[SystemCommand]:
         """What the command palette offers: all keys of the app by name, and themes."""
@@ -341,35 +376,3 @@ class MonitorApp(App[None]):
         yield SystemCommand("Theme", "Other colours", self.action_change_theme)
         yield SystemCommand("Help", "The keys (?)", self.action_help)
         yield SystemCommand("Quit", "Leave; the run goes on (q)", self.exit)
-
-
-def _make_pane(tab: str, session: Session, glyphs: GlyphSet) -> TabPane:
-    """What the tab holds; but for the first one, its code is loaded now."""
-    if tab == "overview":
-        return Overview(session, glyphs)
-    if tab == "ranks":
-        from xtuner.tui.monitor.ranks_pane import RanksPane
-
-        return RanksPane(session, glyphs)
-    if tab == "logs":
-        from xtuner.tui.monitor.logs_pane import LogsPane
-
-        return LogsPane(session, glyphs)
-    if tab == "alerts":
-        from xtuner.tui.monitor.alerts_pane import AlertsPane
-
-        return AlertsPane(session, glyphs)
-    from xtuner.tui.monitor.run_pane import RunPane
-
-    return RunPane(session, glyphs)
-
-
-def _notice_of(session: Session) -> Notice:
-    if session.is_gone:
-        return Notice(f"{session.files.path} is gone: what was read last is shown", "error")
-    if not session.alerts:
-        return Notice("no alerts" if session.store.ranks else "no step yet")
-    worst, more = session.alerts[0], len(session.alerts) - 1
-    look = "error" if worst.level == CRITICAL else "warning"
-    mark = "✗" if look == "error" else "!"
-    return Notice(f"{mark} {worst.text}{f'  ({more} more: 4)' if more else '  (4 says more)'}", look)

@@ -6,6 +6,8 @@ from textual import events
 from textual.message import Message
 from textual.reactive import reactive
 
+from xtuner.run.health import CRITICAL
+from xtuner.tui.monitor.session import Session
 from xtuner.tui.widgets.picture import Picture, Row, Run
 
 
@@ -43,3 +45,15 @@ class NoticeLine(Picture):
         """Lead to the alerts."""
         event.stop()
         self.post_message(self.Clicked())
+
+
+def notice_of(session: Session) -> Notice:
+    """The worst of what is wrong with a run."""
+    if session.is_gone:
+        return Notice(f"{session.files.path} is gone: what was read last is shown", "error")
+    if not session.alerts:
+        return Notice("no alerts" if session.store.ranks else "no step yet")
+    worst, more = session.alerts[0], len(session.alerts) - 1
+    look = "error" if worst.level == CRITICAL else "warning"
+    mark = "✗" if look == "error" else "!"
+    return Notice(f"{mark} {worst.text}{f'  ({more} more: 4)' if more else '  (4 says more)'}", look)

@@ -9,13 +9,14 @@ from textual.containers import Grid
 from textual.message import Message
 
 from xtuner.tui.monitor.cards import CARDS
+from xtuner.tui.monitor.compare import AXES, AXIS_LABELS, Axis, Compared, curves_of
 from xtuner.tui.monitor.plots import CHARTS, SMOOTHING_WEIGHTS, ChartSpec, PlotChoice, PlotMaker, markers, other_charts
 from xtuner.tui.monitor.session import Session
 from xtuner.tui.monitor.tab_pane import TabPane
 from xtuner.tui.widgets.braille import GlyphSet
 from xtuner.tui.widgets.card import Card
 from xtuner.tui.widgets.chart import LineChart
-from xtuner.tui.widgets.plot import Curve
+from xtuner.tui.widgets.plot import Curve, Marker
 
 _CARD_CELLS = 15
 _CHART_CELLS = 60
@@ -60,6 +61,7 @@ class Overview(TabPane):
         Binding("S", "smooth(-1)", "Less smooth", show=False, id="overview.rougher"),
         Binding("Y", "log_all", "Log scale everywhere", show=False, id="overview.log-all"),
         Binding("w", "next_window", "Window", id="overview.window"),
+        Binding("x", "next_axis", "Over tokens, hours", show=False, id="overview.x-axis"),
         Binding("b", "band", "All ranks", show=False, id="overview.band"),
         Binding("left_square_bracket", "next_rank(-1)", "Previous rank", show=False, id="overview.previous-rank"),
         Binding("right_square_bracket", "next_rank(1)", "Next rank", show=False, id="overview.next-rank"),
@@ -72,9 +74,12 @@ class Overview(TabPane):
             super().__init__()
             self.text = text
 
-    def __init__(self, session: Session, glyphs: GlyphSet) -> None:
+    def __init__(self, session: Session, glyphs: GlyphSet, others: Sequence[Session] = ()) -> None:
         super().__init__(session, glyphs)
         self.choice = PlotChoice()
+        runs = (session, *others)
+        self._compared = [Compared(run, colour) for colour, run in enumerate(runs)] if others else []
+        self._axis: Axis = AXES[0]
         self._plots = PlotMaker(session)
         self._specs: list[ChartSpec] = list(CHARTS)
         self._cards = [Card(spec.title, glyphs=glyphs) for spec in CARDS]
@@ -105,20 +110,28 @@ class Overview(TabPane):
             card.series = card_spec.view(self._session, self._plots)
             card.reading = card_spec.read(self._session, self._plots)
             card.redraw()
-        marks = markers(self._session)
+        marks = self._markers()
         for spec, chart in zip(self._specs, self._charts, strict=True):
             if chart.display:
                 self._draw_chart(spec, chart)
                 chart.set_markers(marks)
 
     def _draw_chart(self, spec: ChartSpec, chart: LineChart) -> None:
-        curves = self._plots.curves(spec, self.choice)
+        curves = (
+            curves_of(self._compared, spec, self.choice, self._axis)
+            if self._compared
+            else self._plots.curves(spec, self.choice)
+        )
         drawn = _identity(curves)
         if self._drawn.get(spec.id) != drawn:
             self._drawn[spec.id] = drawn
             chart.set_curves(curves)
         else:
             chart.redraw()
+
+    def _markers(self) -> list[Marker]:
+        """Of this run, by its steps: over anything else, or among other runs, they would say something wrong."""
+        return [] if self._compared else markers(self._session)
 
     def _add_charts(self) -> None:
         """A chart for each key that was said for the first time."""
@@ -166,7 +179,7 @@ class Overview(TabPane):
             if chart.display:
                 self._draw_chart(spec, chart)
                 if not was_shown:
-                    chart.set_markers(markers(self._session))
+                    chart.set_markers(self._markers())
 
     # What charts tell.
 
@@ -224,10 +237,23 @@ class Overview(TabPane):
 
     def action_next_window(self) -> None:
         """Follow all steps, the newest thousand, or fewer."""
+        if self._axis != "step":
+            self.post_message(self.Said(f"all {self._axis}; x shows steps, of which there are windows"))
+            return
         window = _WINDOWS[(_WINDOWS.index(self._charts[0].window) + 1) % len(_WINDOWS)]
         for chart in self._charts:
             chart.view, chart.window = None, window
         self.post_message(self.Said(f"the newest {window:,.0f} steps" if window else "all steps"))
+
+    def action_next_axis(self) -> None:
+        """Compare runs over steps, tokens or hours."""
+        if not self._compared:
+            self.post_message(self.Said("runs are compared over tokens or hours: r, then c on another run"))
+            return
+        self._axis = AXES[(AXES.index(self._axis) + 1) % len(AXES)]
+        for chart in self._charts:
+            chart.set_x_axis(*AXIS_LABELS[self._axis])
+        self._say(f"over {self._axis}" if self._axis != "step" else "over steps")
 
     def action_band(self) -> None:
         """Show all ranks as a band, or the first one alone."""

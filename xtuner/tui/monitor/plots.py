@@ -90,7 +90,12 @@ class PlotMaker:
             curves.append(Curve("evaluation", self._session.evaluations))
         return curves
 
-    def view(self, key: str) -> SeriesView | None:
+    def source(self, spec: ChartSpec) -> Smoothable | None:
+        """What one curve alone shows of a chart: the first rank, or the median of all."""
+        key = self._key(spec.keys[0][1])
+        return self._first(key) if spec.is_global else self.view(key)
+
+    def view(self, key: str) -> Smoothable | None:
         """The values of the first rank, or the median of all, for a sparkline."""
         if len(self._store.ranks) > 1:
             return self._store.band(key).median if self._is_said(key) else None

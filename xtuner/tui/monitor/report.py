@@ -18,7 +18,7 @@ from xtuner.run.text import visible
 from xtuner.tui.monitor.cards import CARDS
 from xtuner.tui.monitor.plots import CHARTS, PlotChoice, PlotMaker, markers, other_charts
 from xtuner.tui.monitor.run_sections import Sections, sections_of
-from xtuner.tui.monitor.runs import RunList
+from xtuner.tui.monitor.runs import newest_run
 from xtuner.tui.monitor.session import Session
 from xtuner.tui.widgets.card import Reading
 from xtuner.tui.widgets.plot import Plot
@@ -76,9 +76,7 @@ def report_newest(path: Path, directory: Path) -> Path:
         UsageError: `path` leads to no run, or `directory` lies in the run.
         EnvironmentFault: the run cannot be read, or the report not written.
     """
-    newest = RunList(path).newest
-    if newest is None:
-        raise UsageError(f"{path} holds no runs yet", hint="start one with xtuner sft, or give another work dir")
+    newest = newest_run(path)
     check_place(directory, newest.path)
     session = Session(newest)
     session.start()

@@ -2,13 +2,13 @@
 
 import time
 from collections.abc import Sequence
-from typing import ClassVar
+from typing import ClassVar, NamedTuple
 
 from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
 from textual.content import Content
 from textual.screen import ModalScreen
-from textual.widgets import OptionList
+from textual.widgets import Label, OptionList
 from textual.widgets.option_list import Option
 
 from xtuner.run.discover import RunFiles
@@ -31,11 +31,19 @@ def describe(files: RunFiles, glyphs: GlyphSet) -> str:
     return f"{name} {state} step {status.step:,}/{status.total_steps:,}"
 
 
-class RunPicker(ModalScreen[RunFiles | None]):
+class Picked(NamedTuple):
+    """A run, and whether it is to be drawn beside the one that is shown."""
+
+    files: RunFiles
+    is_compared: bool = False
+
+
+class RunPicker(ModalScreen[Picked | None]):
     """The newest run first; says which was chosen, or None."""
 
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("escape,q,r", "dismiss(None)", "Back", show=False, id="picker.close"),
+        Binding("c", "compare", "Compare", show=False, id="picker.compare"),
     ]
 
     def __init__(self, runs: Sequence[RunFiles], current: RunFiles | None, glyphs: GlyphSet) -> None:
@@ -47,6 +55,7 @@ class RunPicker(ModalScreen[RunFiles | None]):
     def compose(self) -> ComposeResult:
         """The list."""
         yield OptionList(*(Option(Content(describe(files, self._glyphs))) for files in self._runs), markup=False)
+        yield Label("Enter shows the run, c compares it with the one that is shown", markup=False)
 
     def on_mount(self) -> None:
         """The cursor stands on the run that is shown."""
@@ -58,4 +67,10 @@ class RunPicker(ModalScreen[RunFiles | None]):
     def on_option_list_option_selected(self, event: OptionList.OptionSelected) -> None:
         """Show that run."""
         event.stop()
-        self.dismiss(self._runs[event.option_index])
+        self.dismiss(Picked(self._runs[event.option_index]))
+
+    def action_compare(self) -> None:
+        """Draw the run under the cursor beside the one that is shown, or no longer."""
+        highlighted = self.query_one(OptionList).highlighted
+        if highlighted is not None:
+            self.dismiss(Picked(self._runs[highlighted], is_compared=True))

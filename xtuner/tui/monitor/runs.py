@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from xtuner.errors import XTunerError
+from xtuner.errors import UsageError, XTunerError
 from xtuner.run.discover import RunFiles, discover
 
 _LOOK_S = 5.0
@@ -38,3 +38,16 @@ class RunList:
         except XTunerError:  # a file system that is away for a moment, or a work dir that was removed
             return False
         return self.newest is not None and (before is None or self.newest.path != before.path)
+
+
+def newest_run(path: Path) -> RunFiles:
+    """The newest run behind `path`, for what cannot wait for one.
+
+    Raises:
+        UsageError: there is none.
+        EnvironmentFault: `path` cannot be read.
+    """
+    newest = RunList(path).newest
+    if newest is None:
+        raise UsageError(f"{path} holds no runs yet", hint="start one with xtuner sft, or give another work dir")
+    return newest
