@@ -445,6 +445,36 @@ def test_another_run_is_picked(tmp_path, size):
 
 
 @at_each_size
+def test_another_run_is_compared(tmp_path, size):
+    older = healthy_run(tmp_path, num_steps=200)
+    older.run.path.rename(tmp_path / "20240101-000000-0000")
+    newer = healthy_run(tmp_path, num_steps=100)
+
+    async def steps(screen):
+        await screen.press("x")
+        assert "compared over tokens or hours" in screen.text
+        await screen.press("r", "down", "c")
+        await screen.until_shown("is compared")
+        loss = charts(screen)[0]
+        await screen.until(lambda: screen.frame() or loss.x_bounds() == (1, 200))
+        assert [(curve.name, curve.colour) for curve in loss._curves] == [
+            (newer.run.name, 0), ("20240101-000000-0000", 1)
+        ]  # fmt: skip
+        await screen.press("plus", "x")
+        assert "over tokens" in screen.text and loss.view is None
+        assert loss.x_bounds()[1] == pytest.approx(2 * 200 * 4000, rel=0.02)
+        await screen.press("w")
+        assert "of which there are windows" in screen.text
+        await screen.press("x")
+        assert loss.x_bounds() == (0, pytest.approx(199 * 5 / 3600))
+        await screen.press("x", "r", "down", "c")
+        await screen.until_shown("no longer compared")
+        assert charts(screen)[0]._curves[0].name == "train"
+
+    drive(steps, tmp_path, size)
+
+
+@at_each_size
 def test_the_command_palette(work_dir, size):
     async def steps(screen):
         await screen.press("ctrl+p")
