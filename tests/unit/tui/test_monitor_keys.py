@@ -73,7 +73,7 @@ def test_cards_and_charts(work_dir, size):
         text = screen.text
         for title in ("loss", "lr", "tokens", "step", "data", "memory", "grad", "ranks"):
             assert title in text
-        assert "3/3" in text and "best" in text and "E" in text and "15.9/80 GiB" in text
+        assert "3/3" in text and "best" in text and "E" in text and "15.9/80 G" in text
         assert "peak 15.9" in text or size[0] < 200
 
     drive(steps, work_dir, size)
@@ -480,7 +480,8 @@ def test_the_command_palette(work_dir, size):
         await screen.press("ctrl+p")
         await screen.press(*"ranks")
         await screen.until(lambda: "Show this tab (2)" in screen.text)
-        await screen.press("enter", "enter")
+        while len(screen.app.screen_stack) > 1:  # the first one takes what was found
+            await screen.press("enter")
         await screen.until(lambda: screen.tab == "ranks")
 
     drive(steps, work_dir, size)
@@ -499,10 +500,10 @@ def test_leaving(work_dir, key):
 
 def test_keys_can_be_others(work_dir):
     async def steps(screen):
-        screen.app.set_keymap({"tab.logs": "x", "overview.smoother": "m"})
+        screen.app.set_keymap({"tab.logs": "z", "overview.smoother": "m"})
         await screen.press("m")
         assert screen.pane.choice.weight == 0.97
-        await screen.press("x")
+        await screen.press("z")
         assert screen.tab == "logs"
 
     drive(steps, work_dir)

@@ -2,6 +2,7 @@
 
 import csv
 import re
+import sys
 import xml.etree.ElementTree as ElementTree
 
 import pytest
@@ -9,9 +10,8 @@ from hostile import CONTROLS, STRINGS
 from list_series import ListSeries
 from monitor_runs import RunWriter, healthy_run
 from monitor_screen import drive
-from typer.testing import CliRunner
 
-from xtuner.cli.app import app
+from xtuner.cli.app import run
 from xtuner.errors import EnvironmentFault, UsageError
 from xtuner.tui.monitor.report import report_newest
 from xtuner.tui.widgets.plot import Curve, Marker, Plot
@@ -82,10 +82,13 @@ def test_hostile_strings_are_text_in_pictures_and_on_the_page(tmp_path):
     assert all(re.fullmatch(r"[\w-]+\.(svg|csv)", link) for link in links) and "<" not in page
 
 
-def test_the_command_says_where_the_page_is_and_never_writes_into_the_run(tmp_path):
+def test_the_command_says_where_the_page_is_and_never_writes_into_the_run(tmp_path, capsys, monkeypatch):
     writer = healthy_run(tmp_path / "work", num_steps=5)
-    done = CliRunner().invoke(app, ["monitor", str(tmp_path / "work"), "--report", str(tmp_path / "r")])
-    assert done.exit_code == 0 and done.stdout.replace("\n", "") == str(tmp_path / "r" / "report.md")
+    arguments = ["monitor", str(tmp_path / "work"), "--report", str(tmp_path / "r")]
+    monkeypatch.setattr(sys, "argv", ["xtuner", *arguments])
+    with pytest.raises(SystemExit) as left:
+        run(arguments)
+    assert not left.value.code and capsys.readouterr().out == f"{tmp_path / 'r' / 'report.md'}\n"
     with pytest.raises(UsageError, match="only read"):
         report_newest(tmp_path / "work", writer.run.path / "report")
     (tmp_path / "file").write_text("")

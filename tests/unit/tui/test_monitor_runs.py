@@ -152,7 +152,7 @@ def test_a_directory_that_is_deleted_keeps_its_last_values(tmp_path, tab):
         await screen.press(tab)
         shutil.rmtree(writer.run.path)
         screen.app.session._looked_at = float("-inf")
-        await screen.until_shown("is gone: what was read last is shown")
+        await screen.until_shown("the run is gone, what was read last is shown")
         assert "LOST" in screen.header and "step 300/" in screen.header
         await screen.press(*"12345")
 
@@ -224,7 +224,7 @@ def test_tiny_terminals_show_text_and_never_crash(tmp_path, size):
 
     async def steps(screen):
         await screen.until(lambda: screen.frame() or screen.app.session.alerts)
-        assert screen.lines[0].startswith("RUNNING step 301/1,000"[: size[0]])
+        assert screen.lines[0].startswith("RUNNING step 301/1,000"[: size[0] - 1])  # the last cell may be an ellipsis
         await screen.press(*"1234512", "question_mark", "escape", "space", "space", "r", "escape", "s", "left")
         await screen.pilot.resize_terminal(120, 36)
         await screen.settle()

@@ -1,6 +1,6 @@
 """Every screen of the dashboard, of one run and at one time: what is new on them is seen in the diff of a text file.
 
-    UPDATE_SNAPSHOTS=1 pytest tests/unit/tui/test_monitor_snapshots.py
+UPDATE_SNAPSHOTS=1 pytest tests/unit/tui/test_monitor_snapshots.py
 """
 
 import os

@@ -50,7 +50,7 @@ class NoticeLine(Picture):
 def notice_of(session: Session) -> Notice:
     """The worst of what is wrong with a run."""
     if session.is_gone:
-        return Notice(f"{session.files.path} is gone: what was read last is shown", "error")
+        return Notice(f"the run is gone, what was read last is shown: {session.files.path}", "error")
     if not session.alerts:
         return Notice("no alerts" if session.store.ranks else "no step yet")
     worst, more = session.alerts[0], len(session.alerts) - 1
