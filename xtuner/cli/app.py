@@ -44,7 +44,7 @@ class _AsTyped:
 def _take_as_typed(parameters: list[Any]) -> list[Any]:
     for parameter in parameters:
         descriptor = getattr(parameter, "type_descriptor", None)  # as Typer has it since 0.29
-        if descriptor is not None and descriptor.annotation in (str, bool) and parameter.nargs == 1:
+        if descriptor is not None and descriptor.annotation in (str, bool, list[str]) and parameter.nargs == 1:
             parameter.get_runtime_param = _AsTyped
     return parameters
 

@@ -25,7 +25,7 @@ _ALERTS_EXIT_CODE = 1
 
 
 def command(
-    work_dir: Path = typer.Argument(
+    work_dir: str = typer.Argument(
         ...,
         metavar="WORK_DIR",
         help="A work dir or one run directory in it; but for --plain also rank logs or a console log.",
@@ -33,10 +33,10 @@ def command(
     once: bool = typer.Option(False, "--once", help="Say where the newest run stands, and leave."),
     json: bool = typer.Option(False, "--json", help="The same as one JSON object; implies --once."),
     plain: bool = typer.Option(False, "--plain", help="Print the lines of the first rank, as without a terminal."),
-    compare: list[Path] = typer.Option(
+    compare: list[str] = typer.Option(
         None, metavar="PATH", help="Draw the newest run of PATH beside it in the dashboard; may be given again."
     ),
-    report: Path = typer.Option(
+    report: str = typer.Option(
         None, metavar="DIR", help="Write a Markdown page with charts (SVG) and all values (CSV) to DIR, and leave."
     ),
 ) -> None:
@@ -53,20 +53,21 @@ def command(
       xtuner monitor work_dirs --once
       xtuner monitor work_dirs --report report
     """
+    path = Path(work_dir)
     if once or json:
-        raise typer.Exit(_show_once(work_dir, as_json=json))
-    if report is not None:
+        raise typer.Exit(_show_once(path, as_json=json))
+    if report:
         from xtuner.tui.monitor.report import report_newest
 
-        console.data(str(report_newest(work_dir, report)))
+        console.data(str(report_newest(path, Path(report))))
         return
     if not plain and _is_on_a_terminal():
         from xtuner.tui.monitor.app import watch
 
-        watch(work_dir, compare or [])
+        watch(path, [Path(other) for other in compare or []])
         return
-    require_work_dir(work_dir)
-    raise typer.Exit(_exit_code(_follow_newest(work_dir)))
+    require_work_dir(path)
+    raise typer.Exit(_exit_code(_follow_newest(path)))
 
 
 def _is_on_a_terminal() -> bool:

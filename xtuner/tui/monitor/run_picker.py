@@ -7,6 +7,7 @@ from typing import ClassVar, NamedTuple
 from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
 from textual.content import Content
+from textual.geometry import Size
 from textual.screen import ModalScreen
 from textual.widgets import Label, OptionList
 from textual.widgets.option_list import Option
@@ -19,6 +20,7 @@ from xtuner.tui.widgets.state_pill import pill_text
 
 _MAX_RUNS = 200
 _MAX_NAME = 40
+_MIN_CELLS = 8
 
 
 def describe(files: RunFiles, glyphs: GlyphSet) -> str:
@@ -38,6 +40,14 @@ class Picked(NamedTuple):
     is_compared: bool = False
 
 
+class _RunOptions(OptionList):
+    """Options that are not wrapped in no cells at all, at which Textual fails: a terminal may be one cell wide."""
+
+    def get_content_height(self, container: Size, viewport: Size, width: int) -> int:
+        """As of the base class."""
+        return super().get_content_height(container, viewport, max(width, _MIN_CELLS))
+
+
 class RunPicker(ModalScreen[Picked | None]):
     """The newest run first; says which was chosen, or None."""
 
@@ -54,7 +64,7 @@ class RunPicker(ModalScreen[Picked | None]):
 
     def compose(self) -> ComposeResult:
         """The list."""
-        yield OptionList(*(Option(Content(describe(files, self._glyphs))) for files in self._runs), markup=False)
+        yield _RunOptions(*(Option(Content(describe(files, self._glyphs))) for files in self._runs), markup=False)
         yield Label("Enter shows the run, c compares it with the one that is shown", markup=False)
 
     def on_mount(self) -> None:
