@@ -5,7 +5,7 @@ BIN    := $(VENV)/bin
 # Tests of the tier e2e start several ranks each; more workers than this only make them wait for each other.
 WORKERS ?= 2
 
-.PHONY: install demo test check unit e2e gpu format clean
+.PHONY: install demo test check lint unit e2e gpu format clean
 
 install: $(VENV)/.installed
 
@@ -20,12 +20,13 @@ demo: install
 test: install
 	$(BIN)/python -m pytest -n $(WORKERS) -m 'not gpu'
 
-check: install
+lint: install
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
-	$(BIN)/python -m pytest -n $(WORKERS) -m 'not e2e and not faults and not gpu'
+
+check: lint unit
 
 unit: install
 	$(BIN)/python -m pytest -n $(WORKERS) -m 'not e2e and not faults and not gpu'

@@ -67,7 +67,7 @@ def _make_large(directory: Path) -> None:
         name = f"model-{shard + 1:05d}-of-{NUM_SHARDS:05d}.safetensors"
         tensors = [f"model.layers.{shard}.mlp.experts.{n // 3}.{n % 3}_proj.weight" for n in range(TENSORS_PER_SHARD)]
         entries = ({"dtype": "BF16", "shape": [1, 1], "data_offsets": [2 * n, 2 * n + 2]} for n in range(len(tensors)))
-        header = json.dumps(dict(zip(tensors, entries, strict=True))).encode()
+        header = _header(dict(zip(tensors, entries, strict=True)))
         data = b"\x3c\x3c" * len(tensors)
         (directory / name).write_bytes(len(header).to_bytes(8, "little") + header + data)
         weight_map |= dict.fromkeys(tensors, name)
@@ -78,7 +78,7 @@ def _make_small(directory: Path, num_bytes: int = 2**20, *, has_checksum: bool =
     _write_texts(directory, model_type="tiny", num_hidden_layers=1)
     num_rows = num_bytes // 2048
     entry = {"dtype": "BF16", "shape": [num_rows, 1024], "data_offsets": [0, num_rows * 2048]}
-    header = json.dumps({"model.embed_tokens.weight": entry}).encode()
+    header = _header({"model.embed_tokens.weight": entry})
     block = bytes(byte & 0x3F if n % 2 else byte for n, byte in enumerate(os.urandom(2**20)))  # small numbers
     path = directory / "model.safetensors"
     with path.open("wb") as file:
@@ -90,6 +90,12 @@ def _make_small(directory: Path, num_bytes: int = 2**20, *, has_checksum: bool =
         folder = directory / ".cache" / "huggingface" / "download"
         folder.mkdir(parents=True)
         (folder / f"{path.name}.metadata").write_text(f"revision\n{digest}\n{time.time()}\n")
+
+
+def _header(tensors: dict[str, object]) -> bytes:
+    """As the safetensors library writes it: compact, padded to a multiple of 8."""
+    header = json.dumps(tensors, separators=(",", ":")).encode()
+    return header + b" " * (-len(header) % 8)
 
 
 def _write_texts(directory: Path, **config: object) -> None:

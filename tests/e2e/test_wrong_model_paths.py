@@ -40,6 +40,9 @@ def test_the_same_words_everywhere(kind, tiny_model, chats, tmp_path):
     # torchrun itself ends with 1, whatever its ranks end with; it names their code.
     assert entered.returncode == 1 and "exitcode  : 3" in entered.stderr
     assert run("python", ENTRY, *flags).returncode == 3
+    if kind not in ("nothing", "a Hub id"):  # as a place for a download those are new directories
+        downloaded = run("xtuner", "download", "Qwen/Qwen3-8B", "--local-dir", path)
+        assert f"error: {message}\n\nhint: {hint}\n" in downloaded.stderr and downloaded.returncode == 3
 
 
 def _flags(path, chats, tmp_path):

@@ -9,7 +9,7 @@ import os
 import re
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from xtuner.hub.findings import HubError, shown, shown_path
 from xtuner.hub.regular_file import AGAIN, explain_impostor, open_regular, unreadable
@@ -27,8 +27,7 @@ _NEGATIVE_ZERO = re.compile(rb"[\[,:]\s*-0")
 _SURROGATE = re.compile(rb"\\u[dD][89a-fA-F]")
 
 
-@dataclass(frozen=True, slots=True)
-class TensorInfo:
+class TensorInfo(NamedTuple):  # quicker to make than a dataclass: a mixture has 100,000
     """One tensor: `begin` and `end` are byte offsets in the file's data area."""
 
     dtype: str
