@@ -7,6 +7,7 @@ docs/images/monitor-*.svg.
 """
 
 import asyncio
+import os
 import re
 import subprocess
 import sys
@@ -19,7 +20,7 @@ from textual.pilot import Pilot
 from xtuner.tui.monitor.app import MonitorApp
 from xtuner.tui.monitor.runs import RunList
 
-IMAGES = Path(__file__).parent / "images"
+IMAGES = Path(__file__).resolve().parent / "images"
 # name, size, and the keys that lead there
 PICTURES = (
     ("monitor-overview", (120, 36), ("1",)),
@@ -39,7 +40,8 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as directory:
         command = [sys.executable, "-m", "xtuner", "demo", "--keep", directory, "--steps", "120"]
         subprocess.run(command, check=True)
-        take_pictures(Path(directory) / "work_dirs")
+        os.chdir(directory)  # pictures show paths
+        take_pictures(Path("work_dirs"))
 
 
 def take_pictures(path: Path) -> None:

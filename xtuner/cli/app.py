@@ -23,7 +23,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "download": ("download", "Download a model, and check it."),
     "preview": ("preview", "Show data as the model sees it, and report its health."),
     "cache": ("cache", "List or delete tokenised data."),
-    "monitor": ("monitor", "Follow the runs of a work dir."),
+    "monitor": ("monitor", "Watch a run: charts, ranks, logs, alerts."),
     "runs": ("runs", "List the runs of a work dir."),
     "export": ("export", "Make a model directory from a checkpoint."),
     "chat": ("chat", "Talk with a model."),
