@@ -8,23 +8,19 @@ best of some rounds where one round is short.
 """
 
 import argparse
-import fcntl
 import json
-import operator
 import os
-import pty
-import statistics
-import struct
 import subprocess
 import sys
 import tempfile
-import termios
 import time
 from collections.abc import Callable, Sequence
 from datetime import datetime, timedelta
 from pathlib import Path
 from random import Random
 from typing import Any
+
+from monitor_screen import first_frame, keys
 
 from xtuner.run.blocks import read_log, read_metrics_block, read_others
 from xtuner.run.derived import Smoothed
@@ -41,15 +37,6 @@ _ROUNDS = 15
 _NUM_LINES = 100_000
 _BLOCK_LINES = 1000  # about what a feed reads in one slice
 _BYTES_A_STEP = 760  # a step line and a metrics record
-_NUM_STARTS = 9
-_EMPTY_APP = """
-from textual.app import App
-from textual.widgets import Static
-class EmptyApp(App):
-    def compose(self):
-        yield Static("empty app")
-EmptyApp().run()
-"""
 _BEGUN = datetime(2025, 8, 29, 9, 17, 51)
 
 
@@ -90,9 +77,11 @@ def _parser(_: argparse.Namespace) -> dict[str, float]:
     random = Random(0)
     logs, records = [], []
     for first in range(1, _NUM_LINES + 1, _BLOCK_LINES):
-        steps = [(step, _step_values(random)) for step in range(first, first + _BLOCK_LINES)]
+        steps = [(step, step_values(random)) for step in range(first, first + _BLOCK_LINES)]
         logs.append("".join(_line(step, 0, values) + "\n" for step, values in steps).encode())
-        records.append("".join(_record(step, values) + "\n" for step, values in steps).encode())
+        records.append(
+            "".join(_record(step, {**values, **_not_in_logs(values)}) + "\n" for step, values in steps).encode()
+        )
     lines = [line.decode() for block in logs for line in block.splitlines()]
     return {
         "step lines/s, one by one": _per_second(parse, lines),
@@ -158,7 +147,7 @@ def _steady(
 ) -> dict[str, float]:
     """Seconds of a run, written between the polls and not waited for; two polls a second, health every two seconds."""
     run, random, clock = RunDir.create(work_dir), Random(0), [0.0]
-    _append(run, num_ranks, range(1, 201), random, has_metrics=has_metrics)
+    append_steps(run, num_ranks, range(1, 201), random, has_metrics=has_metrics)
     (files,) = discover(run.path)
     feed, store = Feed(files, clock=lambda: clock[0]), RunStore(files)
     health = Health(store)
@@ -168,7 +157,7 @@ def _steady(
         for half in range(2):
             if steps_per_s == 2 or half == 0:
                 step = 201 + second * steps_per_s + half
-                _append(run, num_ranks, range(step, step + 1), random, has_metrics=has_metrics)
+                append_steps(run, num_ranks, range(step, step + 1), random, has_metrics=has_metrics)
             clock[0] += 0.5
             begin = time.process_time()
             store.apply(feed.poll(), time.time())
@@ -204,46 +193,11 @@ def _columns(_: argparse.Namespace) -> dict[str, float]:
 
 
 def _first_frame(args: argparse.Namespace) -> dict[str, float]:
-    """Each in a terminal of its own, in turn; from the start of the process to what was written first to be seen."""
-    work = args.directory / "work"
-    ours = [sys.executable, "-m", "xtuner", "monitor", str(work)]
-    empty = [sys.executable, "-c", _EMPTY_APP]
-    times: dict[str, list[float]] = {"empty": [], "ours": [], "state": []}
-    for _ in range(_NUM_STARTS):
-        times["empty"].append(_until_shown(empty, b"empty app"))
-        times["ours"].append(_until_shown(ours, b"Overview"))
-        times["state"].append(_until_shown(ours, b"ETA"))
-    medians = {name: statistics.median(values) for name, values in times.items()}
-    return {
-        "an empty Textual app, s": medians["empty"],
-        "the dashboard, s": medians["ours"],
-        "the same less the empty app, s": statistics.median(map(operator.sub, times["ours"], times["empty"])),
-        "the run's state on it, s": medians["state"],
-    }
+    return first_frame(args.directory / "work")
 
 
-def _until_shown(command: list[str], text: bytes) -> float:
-    """Seconds until `text` is written to the terminal of `command`; it is killed then."""
-    ours, theirs = pty.openpty()
-    fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 36, 120, 0, 0))
-    begin = time.perf_counter()
-    process = subprocess.Popen(
-        command,
-        stdin=theirs,
-        stdout=theirs,
-        stderr=theirs,
-        env={**os.environ, "TERM": "xterm-256color"},
-        start_new_session=True,
-    )
-    os.close(theirs)
-    shown = b""
-    while text not in shown:
-        shown += os.read(ours, 65536)
-    seconds = time.perf_counter() - begin
-    process.kill()
-    process.wait()
-    os.close(ours)
-    return seconds
+def _keys(args: argparse.Namespace) -> dict[str, float]:
+    return keys(args.directory / "work")
 
 
 _MEASUREMENTS: dict[str, Callable[[argparse.Namespace], dict[str, float]]] = {
@@ -253,6 +207,7 @@ _MEASUREMENTS: dict[str, Callable[[argparse.Namespace], dict[str, float]]] = {
     "1,024 rank files, 1 line/s": _steady_many,
     "columns": _columns,
     "first frame": _first_frame,
+    "keys while the history is read": _keys,
 }
 
 
@@ -260,24 +215,38 @@ def _write_work_dir(work_dir: Path, megabytes: int) -> None:
     run, random = RunDir.create(work_dir), Random(0)
     num_steps = max(1, megabytes * 1_000_000 // _BYTES_A_STEP // NUM_RANKS)
     for begin in range(1, num_steps + 1, 10_000):
-        _append(run, NUM_RANKS, range(begin, min(begin + 10_000, num_steps + 1)), random)
+        append_steps(run, NUM_RANKS, range(begin, min(begin + 10_000, num_steps + 1)), random)
 
 
-def _append(run: RunDir, num_ranks: int, steps: range, random: Random, *, has_metrics: bool = True) -> None:
-    """The numbers differ from step to step and not from rank to rank, which writing is faster for."""
-    rows = [(step, _step_values(random)) for step in steps]
-    records = "".join(_record(step, values) + "\n" for step, values in rows)
-    mark = "[RANK 0]"
+def append_steps(
+    run: RunDir,
+    num_ranks: int,
+    steps: range,
+    random: Random,
+    *,
+    has_metrics: bool = True,
+    keys: Sequence[str] | None = None,
+) -> None:
+    """Write steps as ranks do, with all values or those of `keys`.
+
+    The numbers differ from step to step and not from rank to rank, which writing is faster for.
+    """
+    rows = [(step, step_values(random)) for step in steps]
+    exact = [(step, {**values, **_not_in_logs(values)}) for step, values in rows]
+    if keys is not None:
+        rows = exact = [(step, {key: values[key] for key in keys}) for step, values in rows]
+    records = "".join(_record(step, values) + "\n" for step, values in exact)
     text = "".join(_line(step, 0, values) + "\n" for step, values in rows)
     for rank in range(num_ranks):
         with run.rank_log(rank).open("a") as file:
-            file.write(text.replace(mark, f"[RANK {rank}]"))
+            file.write(text.replace("[RANK 0]", f"[RANK {rank}]"))
         if has_metrics:
             with run.rank_metrics(rank).open("a") as file:
                 file.write(records)
 
 
-def _step_values(random: Random) -> dict[str, float]:
+def step_values(random: Random) -> dict[str, float]:
+    """The numbers of a step of a healthy run."""
     tokens, seconds = float(random.randint(3900, 4096)), random.uniform(4.9, 5.1)
     return {
         "data_time": random.uniform(0, 0.1),
@@ -300,7 +269,11 @@ def _line(step: int, rank: int, values: dict[str, float]) -> str:
 
 def _record(step: int, values: dict[str, float]) -> str:
     position = {"step": step, "total_steps": 10_000_000, "timestamp": _BEGUN.timestamp() + 5 * step}
-    return json.dumps({**position, **values, "token_accuracy": values["total_loss"] / 4, "tflops": values["tgs"] / 10})
+    return json.dumps({**position, **values})
+
+
+def _not_in_logs(values: dict[str, float]) -> dict[str, float]:
+    return {"token_accuracy": values["total_loss"] / 4, "tflops": values["tgs"] / 10}
 
 
 def _peak_mib() -> float:

@@ -112,7 +112,8 @@ def test_the_dashboard_imports_neither_torch_nor_numpy_nor_pydantic(tmp_path):
         "from monitor_runs import healthy_run\nfrom xtuner.tui.monitor.app import MonitorApp\n"
         "from xtuner.tui.monitor.runs import RunList\n"
         f"work_dir = Path({str(tmp_path)!r})\nhealthy_run(work_dir)\n"
-        "async def main():\n    app = MonitorApp(RunList(work_dir))\n    async with app.run_test(size=(120, 36)) as pilot:\n"
+        "async def main():\n    app = MonitorApp(RunList(work_dir))\n"
+        "    async with app.run_test(size=(120, 36)) as pilot:\n"
         "        for key in '23451':\n            await pilot.press(key)\n            await pilot.pause()\n"
         "asyncio.run(main())"
     )
