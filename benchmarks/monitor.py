@@ -1,4 +1,4 @@
-"""What reading a run costs: the parser, a work dir of any size, a run that goes on, and the columns of a chart.
+"""What watching a run costs: the parser, a work dir of any size, a run that goes on, a chart, the first frame.
 
     python benchmarks/monitor.py --megabytes 1000
 
@@ -19,6 +19,8 @@ from datetime import datetime, timedelta
 from pathlib import Path
 from random import Random
 from typing import Any
+
+from monitor_screen import first_frame, keys
 
 from xtuner.run.blocks import read_log, read_metrics_block, read_others
 from xtuner.run.derived import Smoothed
@@ -75,9 +77,11 @@ def _parser(_: argparse.Namespace) -> dict[str, float]:
     random = Random(0)
     logs, records = [], []
     for first in range(1, _NUM_LINES + 1, _BLOCK_LINES):
-        steps = [(step, _step_values(random)) for step in range(first, first + _BLOCK_LINES)]
+        steps = [(step, step_values(random)) for step in range(first, first + _BLOCK_LINES)]
         logs.append("".join(_line(step, 0, values) + "\n" for step, values in steps).encode())
-        records.append("".join(_record(step, values) + "\n" for step, values in steps).encode())
+        records.append(
+            "".join(_record(step, {**values, **_not_in_logs(values)}) + "\n" for step, values in steps).encode()
+        )
     lines = [line.decode() for block in logs for line in block.splitlines()]
     return {
         "step lines/s, one by one": _per_second(parse, lines),
@@ -143,7 +147,7 @@ def _steady(
 ) -> dict[str, float]:
     """Seconds of a run, written between the polls and not waited for; two polls a second, health every two seconds."""
     run, random, clock = RunDir.create(work_dir), Random(0), [0.0]
-    _append(run, num_ranks, range(1, 201), random, has_metrics=has_metrics)
+    append_steps(run, num_ranks, range(1, 201), random, has_metrics=has_metrics)
     (files,) = discover(run.path)
     feed, store = Feed(files, clock=lambda: clock[0]), RunStore(files)
     health = Health(store)
@@ -153,7 +157,7 @@ def _steady(
         for half in range(2):
             if steps_per_s == 2 or half == 0:
                 step = 201 + second * steps_per_s + half
-                _append(run, num_ranks, range(step, step + 1), random, has_metrics=has_metrics)
+                append_steps(run, num_ranks, range(step, step + 1), random, has_metrics=has_metrics)
             clock[0] += 0.5
             begin = time.process_time()
             store.apply(feed.poll(), time.time())
@@ -188,12 +192,22 @@ def _columns(_: argparse.Namespace) -> dict[str, float]:
     }
 
 
+def _first_frame(args: argparse.Namespace) -> dict[str, float]:
+    return first_frame(args.directory / "work")
+
+
+def _keys(args: argparse.Namespace) -> dict[str, float]:
+    return keys(args.directory / "work")
+
+
 _MEASUREMENTS: dict[str, Callable[[argparse.Namespace], dict[str, float]]] = {
     "parser": _parser,
     "work dir": _work_dir,
     "8 ranks, 2 steps/s": _steady_few,
     "1,024 rank files, 1 line/s": _steady_many,
     "columns": _columns,
+    "first frame": _first_frame,
+    "keys while the history is read": _keys,
 }
 
 
@@ -201,24 +215,38 @@ def _write_work_dir(work_dir: Path, megabytes: int) -> None:
     run, random = RunDir.create(work_dir), Random(0)
     num_steps = max(1, megabytes * 1_000_000 // _BYTES_A_STEP // NUM_RANKS)
     for begin in range(1, num_steps + 1, 10_000):
-        _append(run, NUM_RANKS, range(begin, min(begin + 10_000, num_steps + 1)), random)
+        append_steps(run, NUM_RANKS, range(begin, min(begin + 10_000, num_steps + 1)), random)
 
 
-def _append(run: RunDir, num_ranks: int, steps: range, random: Random, *, has_metrics: bool = True) -> None:
-    """The numbers differ from step to step and not from rank to rank, which writing is faster for."""
-    rows = [(step, _step_values(random)) for step in steps]
-    records = "".join(_record(step, values) + "\n" for step, values in rows)
-    mark = "[RANK 0]"
+def append_steps(
+    run: RunDir,
+    num_ranks: int,
+    steps: range,
+    random: Random,
+    *,
+    has_metrics: bool = True,
+    keys: Sequence[str] | None = None,
+) -> None:
+    """Write steps as ranks do, with all values or those of `keys`.
+
+    The numbers differ from step to step and not from rank to rank, which writing is faster for.
+    """
+    rows = [(step, step_values(random)) for step in steps]
+    exact = [(step, {**values, **_not_in_logs(values)}) for step, values in rows]
+    if keys is not None:
+        rows = exact = [(step, {key: values[key] for key in keys}) for step, values in rows]
+    records = "".join(_record(step, values) + "\n" for step, values in exact)
     text = "".join(_line(step, 0, values) + "\n" for step, values in rows)
     for rank in range(num_ranks):
         with run.rank_log(rank).open("a") as file:
-            file.write(text.replace(mark, f"[RANK {rank}]"))
+            file.write(text.replace("[RANK 0]", f"[RANK {rank}]"))
         if has_metrics:
             with run.rank_metrics(rank).open("a") as file:
                 file.write(records)
 
 
-def _step_values(random: Random) -> dict[str, float]:
+def step_values(random: Random) -> dict[str, float]:
+    """The numbers of a step of a healthy run."""
     tokens, seconds = float(random.randint(3900, 4096)), random.uniform(4.9, 5.1)
     return {
         "data_time": random.uniform(0, 0.1),
@@ -241,7 +269,11 @@ def _line(step: int, rank: int, values: dict[str, float]) -> str:
 
 def _record(step: int, values: dict[str, float]) -> str:
     position = {"step": step, "total_steps": 10_000_000, "timestamp": _BEGUN.timestamp() + 5 * step}
-    return json.dumps({**position, **values, "token_accuracy": values["total_loss"] / 4, "tflops": values["tgs"] / 10})
+    return json.dumps({**position, **values})
+
+
+def _not_in_logs(values: dict[str, float]) -> dict[str, float]:
+    return {"token_accuracy": values["total_loss"] / 4, "tflops": values["tgs"] / 10}
 
 
 def _peak_mib() -> float:

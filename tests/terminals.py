@@ -4,6 +4,7 @@ import codecs
 import fcntl
 import os
 import pty
+import select
 import struct
 import subprocess
 import termios
@@ -41,6 +42,24 @@ class Terminal:
         self._process.kill()
         self._process.wait()
         os.close(self._ours)
+
+    @property
+    def attributes(self) -> list[object]:
+        """How the terminal treats keys, see `termios.tcgetattr`."""
+        return termios.tcgetattr(self._ours)
+
+    def resize(self, height: int, width: int) -> None:
+        """Give the terminal another size, as dragging its window does."""
+        fcntl.ioctl(self._ours, termios.TIOCSWINSZ, struct.pack("HHHH", height, width, 0, 0))
+
+    def read(self, timeout_s: float) -> str:
+        """What was shown since; empty when nothing comes for so long, or at the end."""
+        return self._read() if select.select([self._ours], [], [], timeout_s)[0] else ""
+
+    @property
+    def pid(self) -> int:
+        """The process of the command."""
+        return self._process.pid
 
     def type(self, keys: str) -> None:
         """Press `keys`; Enter is "\\r"."""

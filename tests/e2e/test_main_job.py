@@ -6,6 +6,7 @@ import os
 import shlex
 from pathlib import Path
 
+import psutil
 import pytest
 import torch
 from commands import ENTRY, run
@@ -69,7 +70,10 @@ def test_the_run_directory_tells_the_run(finished):
     assert (status["state"], status["step"], status["exit_code"]) == ("finished", 100, 0)
     config = json.loads(run_dir.config_json.read_text())
     assert config["total_step"] == 100 and config["lr"] == 6e-5
-    assert json.loads(run_dir.run_json.read_text())["versions"]["torch"] == torch.__version__
+    record = json.loads(run_dir.run_json.read_text())
+    assert record["versions"]["torch"] == torch.__version__
+    machine_gib = psutil.virtual_memory().total / 2**30
+    assert record["device_memory_gib"] == pytest.approx(machine_gib / 2, abs=0.1)
 
 
 def test_the_export_loads_in_plain_transformers(finished, tiny_model):

@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -20,6 +21,7 @@ def _modules_after(program: str) -> set[str]:
 
 RUN_CLI = """
 import sys
+from pathlib import Path
 sys.argv = ["xtuner", *{arguments!r}]
 from xtuner.cli.app import run
 try:
@@ -100,3 +102,23 @@ def test_widgets_import_neither_numpy_nor_pydantic():
     )
     modules = _modules_after(program)
     assert "textual" in modules and not modules & {"torch", "transformers", "numpy", "pydantic", "safetensors"}
+
+
+def test_the_dashboard_imports_neither_torch_nor_numpy_nor_pydantic(tmp_path):
+    """Nor is it loaded where it is not shown."""
+    tests = str(Path(__file__).parent.parent)
+    program = (
+        f"import asyncio, sys\nfrom pathlib import Path\nsys.path.insert(0, {tests!r})\n"
+        "from monitor_runs import healthy_run\nfrom xtuner.tui.monitor.app import MonitorApp\n"
+        "from xtuner.tui.monitor.runs import RunList\n"
+        f"work_dir = Path({str(tmp_path)!r})\nhealthy_run(work_dir)\n"
+        "async def main():\n    app = MonitorApp(RunList(work_dir))\n"
+        "    async with app.run_test(size=(120, 36)) as pilot:\n"
+        "        for key in '23451':\n            await pilot.press(key)\n            await pilot.pause()\n"
+        "asyncio.run(main())"
+    )
+    modules = _modules_after(program)
+    assert "xtuner.tui.monitor.run_pane" in modules
+    assert not modules & {"torch", "transformers", "numpy", "pydantic", "safetensors", "huggingface_hub"}
+    plain = _modules_after(RUN_CLI.format(arguments=["monitor", str(tmp_path), "--once"]))
+    assert not plain & {"textual", "torch", "numpy", "pydantic"}

@@ -23,7 +23,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "download": ("download", "Download a model, and check it."),
     "preview": ("preview", "Show data as the model sees it, and report its health."),
     "cache": ("cache", "List or delete tokenised data."),
-    "monitor": ("monitor", "Follow the runs of a work dir."),
+    "monitor": ("monitor", "Watch a run: charts, ranks, logs, alerts."),
     "runs": ("runs", "List the runs of a work dir."),
     "export": ("export", "Make a model directory from a checkpoint."),
     "chat": ("chat", "Talk with a model."),
@@ -44,7 +44,7 @@ class _AsTyped:
 def _take_as_typed(parameters: list[Any]) -> list[Any]:
     for parameter in parameters:
         descriptor = getattr(parameter, "type_descriptor", None)  # as Typer has it since 0.29
-        if descriptor is not None and descriptor.annotation in (str, bool) and parameter.nargs == 1:
+        if descriptor is not None and descriptor.annotation in (str, bool, list[str]) and parameter.nargs == 1:
             parameter.get_runtime_param = _AsTyped
     return parameters
 

@@ -1,6 +1,7 @@
 """`xtuner monitor`: how a run goes, as text, from its files alone."""
 
 import os
+import sys
 import time
 from pathlib import Path
 
@@ -9,6 +10,7 @@ import typer
 from xtuner.cli import console
 from xtuner.errors import TrainingFailed
 from xtuner.run.discover import discover
+from xtuner.run.figures import duration
 from xtuner.run.health import Alert
 from xtuner.run.layout import RunDir, find_runs, require_work_dir
 from xtuner.run.status import END_STATES, judge, read_status
@@ -23,29 +25,54 @@ _ALERTS_EXIT_CODE = 1
 
 
 def command(
-    work_dir: Path = typer.Argument(
+    work_dir: str = typer.Argument(
         ...,
         metavar="WORK_DIR",
-        help="A work dir, or one run directory in it; with --once and --json also rank logs or a console log.",
+        help="A work dir or one run directory in it; but for --plain also rank logs or a console log.",
     ),
     once: bool = typer.Option(False, "--once", help="Say where the newest run stands, and leave."),
     json: bool = typer.Option(False, "--json", help="The same as one JSON object; implies --once."),
+    plain: bool = typer.Option(False, "--plain", help="Print the lines of the first rank, as without a terminal."),
+    compare: list[str] = typer.Option(
+        None, metavar="PATH", help="Draw the newest run of PATH beside it in the dashboard; may be given again."
+    ),
+    report: str = typer.Option(
+        None, metavar="DIR", help="Write a Markdown page with charts (SVG) and all values (CSV) to DIR, and leave."
+    ),
 ) -> None:
-    """Follow the newest run of a work dir: the log of its first rank, until the run ends.
+    """Watch the newest run of a work dir: on a terminal a dashboard, else the log of its first rank until it ends.
 
-    Reads its files only: leaving with Ctrl-C never touches the run.
+    Reads its files only: leaving with q or Ctrl-C never touches the run. In the dashboard, ? shows the keys.
 
-    Exit codes: 0 the run is healthy, finished or was stopped; 6 it failed or is lost; with --once or --json also
-    1 there are alerts.
+    Exit codes: 0 the run is healthy, finished or was stopped, or the dashboard was left; 6 it failed or is lost;
+    with --once or --json also 1 there are alerts.
 
     \b
     Example:
+      xtuner monitor work_dirs
       xtuner monitor work_dirs --once
+      xtuner monitor work_dirs --report report
     """
+    path = Path(work_dir)
     if once or json:
-        raise typer.Exit(_show_once(work_dir, as_json=json))
-    require_work_dir(work_dir)
-    raise typer.Exit(_exit_code(_follow_newest(work_dir)))
+        raise typer.Exit(_show_once(path, as_json=json))
+    if report:
+        from xtuner.tui.monitor.report import report_newest
+
+        console.data(str(report_newest(path, Path(report))))
+        return
+    if not plain and _is_on_a_terminal():
+        from xtuner.tui.monitor.app import watch
+
+        watch(path, [Path(other) for other in compare or []])
+        return
+    require_work_dir(path)
+    raise typer.Exit(_exit_code(_follow_newest(path)))
+
+
+def _is_on_a_terminal() -> bool:
+    """Both ends: a screen without a keyboard could not be left, and its codes are no text for a file."""
+    return sys.stdin.isatty() and sys.stdout.isatty() and os.environ.get("TERM") != "dumb"
 
 
 def _exit_code(state: str) -> int:
@@ -102,14 +129,6 @@ def _render_ranks(last_steps: dict[int, int]) -> str:
 
 def _number(value: float | None, pattern: str) -> str:
     return "-" if value is None else format(value, pattern)
-
-
-def duration(seconds: float | None) -> str:
-    """Seconds as `1:02:03`; a dash for what is not known or not finite."""
-    if seconds is None or not abs(seconds) < 1e12:
-        return "-"
-    minutes, rest = divmod(round(seconds), 60)
-    return f"{minutes // 60}:{minutes % 60:02d}:{rest:02d}"
 
 
 def _follow_newest(work_dir: Path) -> str:

@@ -3,14 +3,30 @@
 from array import array
 from collections.abc import Callable, Iterable, Sequence
 from math import inf, isfinite, nan
+from typing import Protocol
 
-from xtuner.run.series import Column, Series, median_of
+from xtuner.run.series import Column, Follower, Series, median_of
 
 # A rank that is this many samples behind the fastest no longer keeps the band of the others open.
 _BAND_LAG = 64
 
 
-class _Derived:
+class Source(Protocol):
+    """What can be smoothed: a series, or an edge of a band."""
+
+    def __len__(self) -> int: ...
+
+    def samples(self, begin: int = 0, end: int | None = None) -> "tuple[array[float], array[float]]":
+        """As of `Series`."""
+
+    def num_bad_before(self, index: int) -> int:
+        """As of `Series`."""
+
+    def tell(self, follower: Follower) -> None:
+        """As of `Series`."""
+
+
+class DerivedView:
     """A view of a series that is brought up to date before each look at it."""
 
     def __init__(self, series: Series, update: Callable[[], None]) -> None:
@@ -41,8 +57,17 @@ class _Derived:
         self._update()
         return self._series.samples(begin, end)
 
+    def num_bad_before(self, index: int) -> int:
+        """As of `Series`."""
+        self._update()
+        return self._series.num_bad_before(index)
 
-class Smoothed(_Derived):
+    def tell(self, follower: Follower) -> None:
+        """As of `Series`."""
+        self._series.tell(follower)
+
+
+class Smoothed(DerivedView):
     """The exponential mean of a series without its bias towards 0, as TensorBoard draws it; a `SeriesView`.
 
     `last = last * weight + (1 - weight) * y`, shown is `last / (1 - weight**n)`. NaN and infinities are skipped.
@@ -56,7 +81,7 @@ class Smoothed(_Derived):
         ValueError: `weight` is outside of [0, 1).
     """
 
-    def __init__(self, series: Series, weight: float) -> None:
+    def __init__(self, series: Source, weight: float) -> None:
         if not 0 <= weight < 1:
             raise ValueError(f"a smoothing weight is in [0, 1), not {weight}")
         super().__init__(Series(), self._take_in)
@@ -86,7 +111,8 @@ class Smoothed(_Derived):
         self._last = self._series.samples(-1)[1][0] * (1 - self._bias) if len(self._series) else 0.0
 
     def _take_in(self) -> None:
-        if self._num_read == len(self._source):
+        num_samples = len(self._source)  # first: a band that is brought up to date takes samples back
+        if self._num_read == num_samples:
             return
         xs, ys = self._source.samples(self._num_read)
         self._num_read += len(xs)
@@ -116,7 +142,7 @@ class Band:
         for series in self._ranks:
             series.tell(self)
         self._num_seen = [0] * len(self._ranks)
-        self.low, self.median, self.high = (_Derived(edge, self._take_in) for edge in self._edges)
+        self.low, self.median, self.high = (DerivedView(edge, self._take_in) for edge in self._edges)
 
     def cut(self, num_kept: int) -> None:
         """A rank took samples back; which ones is seen from its length, so all from there on are looked at again."""

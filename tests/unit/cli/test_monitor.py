@@ -16,7 +16,8 @@ from types import SimpleNamespace
 import pytest
 
 from xtuner.cli import monitor as monitor_module
-from xtuner.cli.monitor import duration, render
+from xtuner.cli.monitor import render
+from xtuner.run.figures import duration
 from xtuner.run.layout import RunDir
 from xtuner.run.logline import StepLine, format_log, format_step
 from xtuner.run.status import start_status, write_status

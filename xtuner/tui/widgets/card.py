@@ -39,15 +39,29 @@ def draw_card(
     detail = [Run(f" {reading.detail}", "title")] if reading.detail else []
     change = _change(reading, glyphs)
     if height == 1:
-        return [justify([Run(f"{title} ", "title"), value], change, width)]
+        name = Run(f"{title} ", "title")
+        return [justify(*_what_fits([name, value], [], change, width), width)]
     if height == 2:
         room = width - num_cells(value.text) - 1
         spark = [Run(sparkline_of(series, min(room, width // 2), glyphs=glyphs), "spark")] if series else []
         return [justify([Run(title, "title")], change, width), justify([value], spark if room > 3 else [], width)]
-    top: list[Row] = [[Run(title, "title")], justify([value, *detail], change, width)]
+    top: list[Row] = [[Run(title, "title")], justify(*_what_fits([value], detail, change, width), width)]
     if height >= 3 and series is not None:
         top.append([Run(sparkline_of(series, width, glyphs=glyphs), "spark")])
     return [fit_row(row, width) for row in top]
+
+
+def _what_fits(value: Row, detail: Row, change: Row, width: int) -> tuple[Row, Row]:
+    """What stands left and right: half a change would be another one, so it is left out as a whole."""
+    room = width - _cells_of(value)
+    if _cells_of(change) >= room:
+        change = []
+    has_room = _cells_of(detail) + _cells_of(change) < room
+    return [*value, *(detail if has_room else [])], change
+
+
+def _cells_of(row: Row) -> int:
+    return sum(num_cells(one_line(run.text)) for run in row)
 
 
 def _change(reading: Reading, glyphs: GlyphSet) -> Row:

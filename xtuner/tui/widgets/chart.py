@@ -131,6 +131,12 @@ class LineChart(Picture, can_focus=True):
         self._best_found = None
         self.redraw()
 
+    def set_x_axis(self, name: str, format_x: Callable[[float], str] = format_count) -> None:
+        """Say what x counts; all of it is shown."""
+        self._x_name, self._format_x = name, format_x
+        self.view = self.window = self.cursor_x = None
+        self.redraw()
+
     def set_markers(self, markers: Sequence[Marker]) -> None:
         """Show these markers."""
         self._markers = list(markers)

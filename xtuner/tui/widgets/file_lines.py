@@ -15,7 +15,14 @@ from pathlib import Path
 MAX_LINE_BYTES = 2**16  # of a line, what is read to be shown
 CUT_MARK = " …[cut]"
 _BLOCK_BYTES = 2**18
+_MAX_READ_BYTES = 2**23
 _BLOCKS_KEPT = 16
+
+
+def to_text(line: bytes, num_bytes: int) -> str:
+    """A line of so many bytes, of which `line` was read: of a very long one the beginning, and a mark."""
+    text = line[:MAX_LINE_BYTES].rstrip(b"\r").decode("utf-8", "backslashreplace")
+    return text + CUT_MARK if num_bytes > MAX_LINE_BYTES else text
 
 
 class FileLines:
@@ -114,8 +121,26 @@ class FileLines:
         begin = 0 if self.is_complete and number == first else self._line_end(number - 1) + 1
         end = self._line_end(number)
         line = os.pread(self._descriptor, min(end - begin, MAX_LINE_BYTES), begin)
-        text = line.rstrip(b"\r").decode("utf-8", "backslashreplace")
-        return text + CUT_MARK if end - begin > MAX_LINE_BYTES else text
+        return to_text(line, end - begin)
+
+    def read_many(self, begin: int, stop: int) -> list[str]:
+        """The texts of the lines from `begin` to before `stop`, far faster than one by one.
+
+        Raises:
+            OSError: the disk fails, or the file was cut meanwhile.
+            IndexError: there is no such line.
+        """
+        first, last = self.bounds()
+        if not first <= begin < stop <= last:
+            raise IndexError(f"lines {begin} to {stop - 1} are not among {first} to {last - 1}")
+        start = 0 if self.is_complete and begin == first else self._line_end(begin - 1) + 1
+        end = self._line_end(stop - 1)
+        if end - start > _MAX_READ_BYTES:
+            return [self.read(number) for number in range(begin, stop)]
+        lines = os.pread(self._descriptor, end - start, start).split(b"\n")
+        if len(lines) != stop - begin:
+            raise OSError("the file was changed while it was read")
+        return [to_text(line, len(line)) for line in lines]
 
     def _line_end(self, number: int) -> int:
         """Where in the file the line ends."""

@@ -83,7 +83,7 @@ class RankTable(DataTable[Text]):
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("greater_than_sign", "sort_next(1)", "Sort by next column", show=False, id="ranks.sort-next"),
         Binding("less_than_sign", "sort_next(-1)", "Sort by previous column", show=False, id="ranks.sort-previous"),
-        Binding("r", "reverse", "Reverse order", show=False, id="ranks.reverse"),
+        Binding("o", "reverse", "Reverse order", show=False, id="ranks.reverse"),
     ]
 
     class RankChosen(Message):

@@ -11,8 +11,11 @@ from xtuner.tui.widgets.cells import fit, num_cells, one_line
 
 # state: mark, the same in ASCII, CSS class
 _STATES = {
+    "waiting": ("◌", ".", "-waiting"),
     "starting": ("◌", ".", "-waiting"),
     "running": ("►", ">", "-good"),
+    "evaluating": ("►", ">", "-good"),
+    "exporting": ("►", ">", "-good"),
     "paused": ("=", "=", "-waiting"),
     "stalled": ("!", "!", "-warning"),
     "stopped": ("■", "#", "-waiting"),
@@ -30,6 +33,11 @@ def pill_text(state: str, glyphs: GlyphSet = BRAILLE) -> str:
     word = one_line(state[:_MAX_CELLS]).upper() or "UNKNOWN"
     said = f" {ascii_mark if glyphs.is_ascii else mark} {word} "
     return fit(said, min(num_cells(said), _MAX_CELLS))
+
+
+def pill_look(state: str) -> str:
+    """What the colour of a state says: `good`, `warning`, `bad` or `waiting`."""
+    return _STATES.get(state, _UNKNOWN)[2].removeprefix("-")
 
 
 class StatePill(Widget):

@@ -20,10 +20,11 @@ class Ranks:
     world_size: int
     sp_size: int = 1
     tp_size: int = 1
+    local_world_size: int = 1
 
     @classmethod
     def from_environment(cls, *, sp_size: int = 1, tp_size: int = 1) -> "Ranks":
-        """The values of `RANK`, `LOCAL_RANK` and `WORLD_SIZE`.
+        """The values of `RANK`, `LOCAL_RANK`, `WORLD_SIZE` and `LOCAL_WORLD_SIZE`.
 
         `tp_size` neighbouring ranks share each block (tensor parallel), `sp_size` neighbouring groups of those share
         each pack (sequence parallel).
@@ -34,6 +35,7 @@ class Ranks:
             world_size=int(os.environ.get("WORLD_SIZE", "1")),
             sp_size=sp_size,
             tp_size=tp_size,
+            local_world_size=int(os.environ.get("LOCAL_WORLD_SIZE", "1")),
         )
 
     @property

@@ -50,6 +50,11 @@ def reset_peak_memory(device: torch.device) -> None:
         torch.cuda.reset_peak_memory_stats(device)
 
 
+def memory_of_rank_gib(device: torch.device, num_local_ranks: int) -> float:
+    """GiB for each rank: those of its device; of a machine without any, an even share for each of its ranks."""
+    return memory_state(device).total / (1 if device.type == "cuda" else num_local_ranks)
+
+
 @dataclass(frozen=True)
 class MemoryState:
     """Memory of this process now, in GiB.

@@ -7,6 +7,8 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from xtuner.data.template import tokenizer_fingerprint
 from xtuner.run.atomic import read_json, write_json
 from xtuner.run.checkpoints import Checkpoint, checkpoint_at, remove_leftovers
@@ -17,6 +19,7 @@ from xtuner.run.resume import ResumePoint, find_resume_point
 from xtuner.run.status import StatusBeat, start_status
 from xtuner.v1.config import TrainerConfig
 from xtuner.v1.engine.distributed import Ranks, broadcast_string
+from xtuner.v1.engine.memory import memory_of_rank_gib
 
 
 @dataclass(frozen=True)
@@ -42,7 +45,7 @@ def start_run(config: TrainerConfig, ranks: Ranks, data_fingerprint: str) -> Run
     """
     start = _choose(config) if ranks.is_first else None
     if start:
-        _write_records(start, config, data_fingerprint)
+        _write_records(start, config, data_fingerprint, ranks)
     path = broadcast_string(str(start.run_dir.path.absolute()) if start else "")
     checkpoint = broadcast_string(str(start.checkpoint.path.absolute()) if start and start.checkpoint else "")
     remarks = start.remarks if start else ()
@@ -66,7 +69,7 @@ def _remarks(point: ResumePoint) -> tuple[str, ...]:
     return tuple(f"skipped {skipped.checkpoint.path}: {skipped.reason}" for skipped in point.skipped)
 
 
-def _write_records(start: RunStart, config: TrainerConfig, data_fingerprint: str) -> None:
+def _write_records(start: RunStart, config: TrainerConfig, data_fingerprint: str, ranks: Ranks) -> None:
     """`config.json` as it is now; `run.json` as the run began, with what it was resumed by."""
     resolved = config.model_dump(mode="json")
     command = ["torchrun", *sys.argv]
@@ -81,6 +84,8 @@ def _write_records(start: RunStart, config: TrainerConfig, data_fingerprint: str
         record["resumed"] = [*record.get("resumed", []), resumed]
     else:
         record = describe_run(command, resolved, **_fingerprints(config, data_fingerprint))
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    record["device_memory_gib"] = round(memory_of_rank_gib(device, ranks.local_world_size), 2)
     write_json(start.run_dir.run_json, record)
 
 

@@ -1,0 +1,378 @@
+"""The screen of `xtuner monitor`: tabs over one run, repainted by a frame tick."""
+
+import os
+import sys
+import time
+from collections.abc import Iterable, Sequence
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, ClassVar
+
+from textual import events
+from textual.app import App, ComposeResult, SystemCommand
+from textual.binding import Binding, BindingType
+from textual.containers import Container
+from textual.screen import Screen
+from textual.widgets import Footer
+
+from xtuner.errors import EnvironmentFault, UsageError
+from xtuner.run.discover import RunFiles
+from xtuner.tui.monitor.header import HeaderBar, Headline, headline_of
+from xtuner.tui.monitor.notice_line import Notice, NoticeLine, notice_of
+from xtuner.tui.monitor.overview import Overview
+from xtuner.tui.monitor.panes import make_pane
+from xtuner.tui.monitor.plots import PlotChoice, PlotMaker
+from xtuner.tui.monitor.runs import RunList, newest_run
+from xtuner.tui.monitor.session import Session
+from xtuner.tui.monitor.tab_line import TABS, TabLine
+from xtuner.tui.monitor.tab_pane import TabPane
+from xtuner.tui.monitor.tiny_pane import TinyPane, tiny_lines
+from xtuner.tui.widgets.braille import glyphs_for
+from xtuner.tui.widgets.picture import Run
+
+if TYPE_CHECKING:
+    from xtuner.tui.monitor.report import Report
+    from xtuner.tui.monitor.run_picker import Picked
+    from xtuner.tui.widgets.rank_table import RankTable
+
+_FRAME_S = 0.5
+_FRAME_WHILE_BEHIND_S = 0.05
+# While the terminal's window has no focus, a frame now and then is enough.
+_FRAME_UNSEEN_S = 2.0
+_SAID_S = 4.0
+_TINY_CELLS, _TINY_ROWS, _LOW_ROWS = 50, 14, 30
+# The reader's thread computes; with Python's 5 ms, each of the screen's many short turns would wait that long.
+_SWITCH_S = 0.001
+
+
+def watch(path: Path, compared: Sequence[Path] = ()) -> None:
+    """Show the newest run behind `path` until the user leaves; the caller has checked that there is a terminal.
+
+    Args:
+        path: a work dir, a run, or logs.
+        compared: the newest run behind each is drawn beside it.
+
+    Raises:
+        UsageError: a path leads to no run.
+        EnvironmentFault: one cannot be read.
+    """
+    runs = RunList(path)
+    others = [newest_run(other) for other in compared]
+    switch_s = sys.getswitchinterval()
+    sys.setswitchinterval(_SWITCH_S)
+    try:
+        app = MonitorApp(runs, others)
+        app.run()
+    finally:
+        sys.setswitchinterval(switch_s)
+    if app.crash is not None:
+        raise app.crash
+
+
+class MonitorApp(App[None]):
+    """Keys and frames meet here; reading is the session's, drawing the panes'."""
+
+    CSS_PATH = Path(__file__).with_name("app.tcss")
+    BINDINGS: ClassVar[list[BindingType]] = [
+        *(
+            Binding(str(number), f"show_tab('{tab.id}')", tab.title, show=False, id=f"tab.{tab.id}")
+            for number, tab in enumerate(TABS, start=1)
+        ),
+        Binding("space", "pause", "Pause", id="pause"),
+        Binding("r", "pick_run", "Runs", id="runs"),
+        Binding("e", "export", "Export", id="export"),
+        Binding("question_mark", "help", "Help", key_display="?", id="help"),
+        Binding("q", "quit", "Quit", id="quit"),
+        Binding("ctrl+c", "quit", show=False, priority=True),
+    ]
+
+    def __init__(self, runs: RunList, compared: Sequence[RunFiles] = ()) -> None:
+        super().__init__()
+        self.crash: BaseException | None = None
+        self.session: Session | None = None
+        self.is_paused = False
+        self._runs = runs
+        self._others = [Session(files) for files in compared]
+        self._glyphs = glyphs_for(os.environ)
+        self._panes: dict[str, TabPane] = {}
+        self._tab = TABS[0].id
+        self._painted = -1
+        self._has_focus = True
+        self._is_tiny = self._is_over = False
+        self._plots: PlotMaker | None = None
+        # Held, not queried: frames come while a page lies above.
+        self._header = HeaderBar(glyphs=self._glyphs)
+        self._tabs = TabLine(glyphs=self._glyphs)
+        self._body = Container(id="body")
+        self._tiny = TinyPane(glyphs=self._glyphs)
+        self._notice = NoticeLine(glyphs=self._glyphs)
+
+    def compose(self) -> ComposeResult:
+        """Header, tabs, what the tab holds, the worst alert, keys."""
+        yield self._header
+        yield self._tabs
+        yield self._body
+        yield self._tiny
+        yield self._notice
+        yield Footer(show_command_palette=False)
+
+    def on_mount(self) -> None:
+        """Begin to read once there is something to show it in."""
+        for other in self._others:
+            other.start()
+        if self._runs.newest is not None:
+            self.show_run(self._runs.newest)
+        self.call_after_refresh(self._frame)
+
+    def on_unmount(self) -> None:
+        """Nothing outlives the screen."""
+        self._is_over = True
+        for session in self._sessions:
+            session.stop()
+
+    @property
+    def _sessions(self) -> list[Session]:
+        """The run that is shown, and those beside it."""
+        return [*([self.session] if self.session else []), *self._others]
+
+    # Which run, and which tab.
+
+    def show_run(self, files: RunFiles) -> None:
+        """Watch this run from now on."""
+        if self.session is not None:
+            self.session.stop()
+        self.session = Session(files)
+        self._plots = PlotMaker(self.session)
+        for pane in self._panes.values():
+            pane.remove()
+        self._panes.clear()
+        self._painted = -1
+        self._set_paused(False)
+        self.session.start()
+        self.action_show_tab(self._tab)
+
+    def action_show_tab(self, tab: str) -> None:
+        """Show a tab; what it holds is made when it is first shown."""
+        self._tab = self._tabs.here = tab
+        if self.session is None:
+            return
+        if tab not in self._panes:
+            self._panes[tab] = pane = make_pane(tab, self.session, self._others, self._glyphs)
+            self._body.mount(pane)
+        for name, pane in self._panes.items():
+            pane.display = name == tab
+        self._painted = -1
+        if self._panes[tab].is_mounted:
+            self.on_tab_pane_ready()
+
+    def on_tab_pane_ready(self) -> None:
+        """Let what is shown take the keys."""
+        pane = self._pane
+        if pane is not None and pane.is_mounted and len(self.screen_stack) == 1:
+            pane.take_focus()
+            pane.repaint(time.time())
+
+    @property
+    def _pane(self) -> TabPane | None:
+        return self._panes.get(self._tab)
+
+    # Frames.
+
+    def _frame(self) -> None:
+        """Take in what was read, show it, and come again."""
+        if self._is_over:
+            return
+        try:
+            self._show_frame(time.time())
+        except Exception as error:  # a bug of ours: `watch` raises it when the terminal is itself again
+            self.crash = error
+            self.exit()
+            return
+        is_behind = any(session.is_behind for session in self._sessions)
+        after_s = _FRAME_WHILE_BEHIND_S if is_behind else _FRAME_S if self._has_focus else _FRAME_UNSEEN_S
+        self.set_timer(after_s, self._frame)
+
+    def _show_frame(self, now: float) -> None:
+        is_newer = self._runs.look(now)
+        if self.session is None and self._runs.newest is not None:
+            self.show_run(self._runs.newest)
+        elif is_newer and self.session is not None:
+            self._take_newer_run(self.session)
+        if self.session is None:
+            said = f"{self._runs.path} holds no runs yet: the first one is shown when it begins"
+            self._header.headline = Headline(str(self._runs.path))
+            self._notice.notice = Notice(said)
+            self._tiny.rows = [[Run("WAITING", "title")], [Run(said)]]
+            return
+        for session in self._sessions:
+            session.tick(now)
+        if not self.is_paused:
+            self._paint(self.session, now)
+
+    def _take_newer_run(self, session: Session) -> None:
+        """A run that is over makes room; one that goes on stays."""
+        newest = self._runs.newest
+        if newest is None or newest.path == session.files.path:
+            return
+        if session.is_alive:
+            self.say(f"a newer run has begun: {newest.path.name} (r shows it)")
+        else:
+            self.show_run(newest)
+            self.say(f"a newer run has begun: {newest.path.name}")
+
+    def _paint(self, session: Session, now: float) -> None:
+        headline = self._header.headline = headline_of(session, now, is_paused=self.is_paused)
+        self._tabs.num_alerts = len(session.alerts)
+        self._notice.notice = notice_of(session)
+        if self._is_tiny:
+            if self._plots is not None:
+                self._tiny.rows = tiny_lines(session, headline, self._plots)
+            return
+        pane = self._pane
+        # Ages of ranks and lines of logs change without the store; what lies under a page is not looked at.
+        is_live = self._tab in ("ranks", "logs", "run")
+        if pane is None or not pane.is_mounted or len(self.screen_stack) > 1:
+            return
+        revision = sum(session.revision for session in self._sessions)  # each of them only grows
+        if is_live or revision != self._painted:
+            self._painted = revision
+            pane.repaint(now)
+
+    def on_resize(self, event: events.Resize) -> None:
+        """Where nothing else has room, text is shown."""
+        self._is_tiny = event.size.width < _TINY_CELLS or event.size.height < _TINY_ROWS
+        for screen in self.screen_stack[:1]:
+            screen.set_class(self._is_tiny, "-tiny")
+            screen.set_class(event.size.height < _LOW_ROWS, "-low")
+        self._painted = -1
+
+    def on_app_focus(self) -> None:
+        """The terminal's window is looked at."""
+        self._has_focus = True
+
+    def on_app_blur(self) -> None:
+        """The terminal's window is not looked at."""
+        self._has_focus = False
+
+    # What widgets tell.
+
+    def on_tab_line_chosen(self, message: TabLine.Chosen) -> None:
+        """Another tab."""
+        self.action_show_tab(message.tab)
+
+    def on_notice_line_clicked(self) -> None:
+        """What is wrong."""
+        self.action_show_tab("alerts")
+
+    def on_overview_said(self, message: Overview.Said) -> None:
+        """What was changed."""
+        self.say(message.text)
+
+    def on_rank_table_rank_chosen(self, message: "RankTable.RankChosen") -> None:
+        """Show this rank alone in the charts."""
+        self.action_show_tab("overview")
+        overview = self._panes["overview"]
+        assert isinstance(overview, Overview)
+        self.call_after_refresh(overview.show_rank, message.rank)
+
+    def say(self, text: str) -> None:
+        """Say something for some seconds, in place of the worst alert."""
+        self._notice.said = text
+        self.set_timer(_SAID_S, lambda: self._forget(text))
+
+    def _forget(self, text: str) -> None:
+        if self._notice.said == text:
+            self._notice.said = ""
+
+    # Keys.
+
+    def action_pause(self) -> None:
+        """Freeze the view, or let it go on; reading goes on in any case."""
+        self._set_paused(not self.is_paused)
+
+    def _set_paused(self, is_paused: bool) -> None:
+        if is_paused == self.is_paused or self.session is None:
+            return
+        self.is_paused = is_paused
+        overview = self._panes.get("overview")
+        if isinstance(overview, Overview):
+            overview.freeze(is_paused)
+        self._painted = -1
+        self._header.headline = headline_of(self.session, time.time(), is_paused=is_paused)
+
+    def action_help(self) -> None:
+        """Show the keys."""
+        from xtuner.tui.monitor import help_page
+        from xtuner.tui.monitor.page_screen import PageScreen
+
+        self.push_screen(PageScreen(help_page.lay_out))
+
+    def action_export(self) -> None:
+        """Write a report of the run into the current directory."""
+        from xtuner.tui.monitor.report import check_place, make_report
+
+        if self.session is None:
+            return
+        directory = Path.cwd() / f"xtuner-report-{self.session.files.path.name}"
+        try:
+            check_place(directory, self.session.files.path)
+        except UsageError as error:
+            self.say(error.message)
+            return
+        overview = self._panes.get("overview")
+        choice = overview.choice if isinstance(overview, Overview) else PlotChoice()
+        report = make_report(self.session, choice, time.time())
+        self.say(f"writing {directory}")
+        self.run_worker(partial(self._write_report, report, directory), thread=True, name="monitor-report")
+
+    def _write_report(self, report: "Report", directory: Path) -> None:
+        try:
+            report.write(directory)
+            said = f"written: {directory}"
+        except EnvironmentFault as error:
+            said = error.message
+        self.call_from_thread(self.say, said)
+
+    def action_pick_run(self) -> None:
+        """Choose another run of the work dir."""
+        from xtuner.tui.monitor.run_picker import RunPicker
+
+        if not self._runs.runs:
+            self.say(f"{self._runs.path} holds no runs yet")
+            return
+        current = self.session.files if self.session else None
+        self.push_screen(RunPicker(self._runs.runs, current, self._glyphs), self._pick_run)
+
+    def _pick_run(self, picked: "Picked | None") -> None:
+        if picked is None or (self.session is not None and picked.files.path == self.session.files.path):
+            return
+        if picked.is_compared:
+            self._compare(picked.files)
+        else:
+            self.show_run(picked.files)
+
+    def _compare(self, files: RunFiles) -> None:
+        """Draw a run beside the one that is shown, or no longer."""
+        known = next((session for session in self._others if session.files.path == files.path), None)
+        if known is None:
+            self._others.append(Session(files))
+            self._others[-1].start()
+        else:
+            known.stop()
+            self._others.remove(known)
+        overview = self._panes.pop("overview", None)
+        if overview is not None:
+            overview.remove()
+        self.action_show_tab("overview")
+        self.say(f"{files.path.name} is {'no longer ' if known else ''}compared")
+
+    def get_system_commands(self, screen: Screen[object]) -> Iterable[SystemCommand]:
+        """What the command palette offers: all keys of the app by name, and themes."""
+        for number, tab in enumerate(TABS, start=1):
+            yield SystemCommand(tab.title, f"Show this tab ({number})", lambda tab=tab: self.action_show_tab(tab.id))
+        yield SystemCommand("Pause", "Freeze the view; reading goes on (space)", self.action_pause)
+        yield SystemCommand("Runs", "Another run of the work dir (r)", self.action_pick_run)
+        yield SystemCommand("Export", "Charts, values and a page about the run as files (e)", self.action_export)
+        yield SystemCommand("Theme", "Other colours", self.action_change_theme)
+        yield SystemCommand("Help", "The keys (?)", self.action_help)
+        yield SystemCommand("Quit", "Leave; the run goes on (q)", self.exit)

@@ -1,0 +1,59 @@
+"""The line above the keys: the worst that is wrong, or what was just done."""
+
+from typing import ClassVar, NamedTuple
+
+from textual import events
+from textual.message import Message
+from textual.reactive import reactive
+
+from xtuner.run.health import CRITICAL
+from xtuner.tui.monitor.session import Session
+from xtuner.tui.widgets.picture import Picture, Row, Run
+
+
+class Notice(NamedTuple):
+    """One line, in the look `error`, `warning` or `note`."""
+
+    text: str = ""
+    look: str = "note"
+
+
+class NoticeLine(Picture):
+    """What was just said comes before the alert for a while; a click leads to the alerts."""
+
+    COMPONENT_CLASSES: ClassVar[set[str]] = {f"picture--{look}" for look in ("error", "warning", "note", "said")}
+
+    notice: reactive[Notice] = reactive(Notice())
+    said: reactive[str] = reactive("")
+
+    class Clicked(Message):
+        """The user wants to know more."""
+
+    def watch_notice(self) -> None:
+        """Another alert."""
+        self.redraw()
+
+    def watch_said(self) -> None:
+        """Something else was done."""
+        self.redraw()
+
+    def draw(self, width: int, height: int) -> list[Row]:
+        """The line."""
+        return [[Run(self.said, "said")] if self.said else [Run(*self.notice)]]
+
+    def on_click(self, event: events.Click) -> None:
+        """Lead to the alerts."""
+        event.stop()
+        self.post_message(self.Clicked())
+
+
+def notice_of(session: Session) -> Notice:
+    """The worst of what is wrong with a run."""
+    if session.is_gone:
+        return Notice(f"the run is gone, what was read last is shown: {session.files.path}", "error")
+    if not session.alerts:
+        return Notice("no alerts" if session.store.ranks else "no step yet")
+    worst, more = session.alerts[0], len(session.alerts) - 1
+    look = "error" if worst.level == CRITICAL else "warning"
+    mark = "✗" if look == "error" else "!"
+    return Notice(f"{mark} {worst.text}{f'  ({more} more: 4)' if more else '  (4 says more)'}", look)

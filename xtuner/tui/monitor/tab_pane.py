@@ -1,0 +1,36 @@
+"""What a tab holds: a widget that is repainted by frames."""
+
+from textual.containers import Vertical
+from textual.message import Message
+
+from xtuner.tui.monitor.session import Session
+from xtuner.tui.widgets.braille import GlyphSet
+
+
+class TabPane(Vertical):
+    """One tab of one run.
+
+    Args:
+        session: the run.
+        glyphs: what the terminal can show.
+    """
+
+    class Ready(Message):
+        """It can be painted, and take the keys."""
+
+    def __init__(self, session: Session, glyphs: GlyphSet) -> None:
+        super().__init__()
+        self._session = session
+        self._glyphs = glyphs
+
+    def on_mount(self) -> None:
+        """Say so."""
+        self.post_message(self.Ready())
+
+    def repaint(self, now: float) -> None:
+        """Show what is new; `now` is seconds since the epoch."""
+        raise NotImplementedError
+
+    def take_focus(self) -> None:
+        """Give the keys to what is most used."""
+        raise NotImplementedError
