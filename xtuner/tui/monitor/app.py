@@ -37,6 +37,8 @@ if TYPE_CHECKING:
 
 _FRAME_S = 0.5
 _FRAME_WHILE_BEHIND_S = 0.05
+# While a history is read, painting takes a quarter of the time: the rest is for reading and for keys.
+_PAINT_REST = 3
 # While the terminal's window has no focus, a frame now and then is enough.
 _FRAME_UNSEEN_S = 2.0
 _SAID_S = 4.0
@@ -97,6 +99,7 @@ class MonitorApp(App[None]):
         self._panes: dict[str, TabPane] = {}
         self._tab = TABS[0].id
         self._painted = -1
+        self._paint_again_at = 0.0
         self._has_focus = True
         self._is_tiny = self._is_over = False
         self._plots: PlotMaker | None = None
@@ -231,12 +234,17 @@ class MonitorApp(App[None]):
         pane = self._pane
         # Ages of ranks and lines of logs change without the store; what lies under a page is not looked at.
         is_live = self._tab in ("ranks", "logs", "run")
+        is_behind = any(session.is_behind for session in self._sessions)
         if pane is None or not pane.is_mounted or len(self.screen_stack) > 1:
             return
         revision = sum(session.revision for session in self._sessions)  # each of them only grows
         if is_live or revision != self._painted:
+            begin = time.monotonic()
+            if is_behind and self._painted >= 0 and begin < self._paint_again_at:
+                return
             self._painted = revision
             pane.repaint(now)
+            self._paint_again_at = time.monotonic() + _PAINT_REST * (time.monotonic() - begin)
 
     def on_resize(self, event: events.Resize) -> None:
         """Where nothing else has room, text is shown."""
@@ -245,6 +253,13 @@ class MonitorApp(App[None]):
             screen.set_class(self._is_tiny, "-tiny")
             screen.set_class(event.size.height < _LOW_ROWS, "-low")
         self._painted = -1
+
+    async def on_event(self, event: events.Event) -> None:
+        """Keys and the mouse come before reading."""
+        if isinstance(event, events.InputEvent):
+            for session in self._sessions:
+                session.hold()
+        await super().on_event(event)
 
     def on_app_focus(self) -> None:
         """The terminal's window is looked at."""
