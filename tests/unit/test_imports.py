@@ -37,6 +37,8 @@ except SystemExit:
         ["check-model"],
         ["monitor"],
         ["runs"],
+        ["attach"],
+        ["stop"],
         ["demo"],
         ["plan"],
         ["preview"],

@@ -27,6 +27,7 @@ class LaunchPlan:
         node_rank: which machine this is.
         rdzv_endpoint: `host:port` where several machines meet.
         log_dir: where torchrun keeps what the ranks print; None lets them print to the terminal.
+        max_restarts: how often ranks that failed are started again, from the newest checkpoint.
     """
 
     config: "TrainerConfig"
@@ -35,6 +36,7 @@ class LaunchPlan:
     node_rank: int = 0
     rdzv_endpoint: str | None = None
     log_dir: Path | None = None
+    max_restarts: int = 0
 
     @property
     def world_size(self) -> int:
