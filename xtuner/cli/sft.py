@@ -31,6 +31,9 @@ def command(
     nnodes: int = typer.Option(1, min=1, metavar="MACHINES", help="Machines that train together."),
     node_rank: int = typer.Option(0, min=0, metavar="N", help="Which of the machines this is, from 0."),
     rdzv_endpoint: str = typer.Option(None, metavar="HOST:PORT", help="Where several machines meet."),
+    max_restarts: int = typer.Option(
+        0, min=0, metavar="TIMES", help="Start failed ranks again, from the newest checkpoint."
+    ),
     dry_run: bool = typer.Option(
         False, "--dry-run", help="Check, print the torchrun command and the resolved options, and stop."
     ),
@@ -56,6 +59,7 @@ def command(
         nnodes=nnodes,
         node_rank=node_rank,
         rdzv_endpoint=rdzv_endpoint,
+        max_restarts=max_restarts,
     )
     asking = Asking(wizard, plain, goes_on, never=yes or dry_run)
     if wants_questions(config, asking):
@@ -92,7 +96,7 @@ def launch(plan: LaunchPlan) -> RunDir:
     from xtuner.launch.supervise import run_to_end
 
     job = _prepare(plan)
-    run_to_end(job, is_detached=False, on_line=console.say)
+    run_to_end(job, is_detached=False, say=console.say, on_line=console.say)
     if job.run_dir:
         show_result(job.run_dir)
     return job.home

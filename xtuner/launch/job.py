@@ -39,6 +39,10 @@ class Job:
         """What torchrun itself prints."""
         return self.log_dir / "torchrun.log"
 
+    def read_torchrun_log(self) -> str:
+        """The text of it."""
+        return self.torchrun_log.read_text(encoding="utf-8", errors="backslashreplace")
+
     @property
     def supervisor_log(self) -> Path:
         """What the supervising process prints where it has no terminal."""

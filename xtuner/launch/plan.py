@@ -59,7 +59,8 @@ class LaunchPlan:
 
 def torchrun_command(plan: LaunchPlan) -> list[str]:
     """The argv that starts `plan` on this machine."""
-    return [*_torchrun(), *_rendezvous(plan), _SIGNALS, *_logging(plan), str(ENTRY), *flags_of(plan.config)]
+    restarts = [f"--max-restarts={plan.max_restarts}"] if plan.max_restarts else []
+    return [*_torchrun(), *_rendezvous(plan), *restarts, _SIGNALS, *_logging(plan), str(ENTRY), *flags_of(plan.config)]
 
 
 def sft_command(plan: LaunchPlan, *, default_nproc: int) -> list[str]:
@@ -73,6 +74,7 @@ def sft_command(plan: LaunchPlan, *, default_nproc: int) -> list[str]:
     if plan.nnodes > 1:
         arguments += [f"--nnodes={plan.nnodes}", f"--node-rank={plan.node_rank}"]
         arguments += [f"--rdzv-endpoint={plan.rdzv_endpoint}"] if plan.rdzv_endpoint else []
+    arguments += [f"--max-restarts={plan.max_restarts}"] if plan.max_restarts else []
     return ["xtuner", "sft", *flags_of(plan.config), *arguments]
 
 

@@ -27,6 +27,9 @@ if TYPE_CHECKING:
 # torchrun would kill its ranks 30 s after it passed a signal on to them. How long a step and a save take, the run
 # knows best; a second signal does not wait.
 _SHUTDOWN_VARIABLE, _SHUTDOWN_S = "TORCH_ELASTIC_SHUTDOWN_TIMEOUT", "3600"
+# Otherwise the ranks meet through a store that lives as long as torchrun does, and ranks that are started again find
+# there where those before them listened (https://github.com/pytorch/pytorch/issues/135712).
+STORE_VARIABLE = "TORCH_DISABLE_SHARE_RDZV_TCP_STORE"
 
 
 def prepare_job(plan: LaunchPlan, on_progress: "Callable[[Progress], None] | None" = None) -> Job:
@@ -52,6 +55,8 @@ def prepare_job(plan: LaunchPlan, on_progress: "Callable[[Progress], None] | Non
 def _defaults(plan: LaunchPlan) -> dict[str, str]:
     """What the user may have set otherwise."""
     wanted = {"OMP_NUM_THREADS": str(threads_per_rank(plan.nproc_per_node)), _SHUTDOWN_VARIABLE: _SHUTDOWN_S}
+    if plan.max_restarts:
+        wanted[STORE_VARIABLE] = "1"
     return {name: value for name, value in wanted.items() if name not in os.environ}
 
 

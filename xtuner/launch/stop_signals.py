@@ -31,6 +31,7 @@ class StopSignals:
         self.received: list[signal.Signals] = []
         self._num_passed = 0
         self._passed_at = 0.0
+        self._own_at: float | None = None
         self._is_detached = is_detached
         self._before: dict[signal.Signals, object] = {}
 
@@ -65,6 +66,14 @@ class StopSignals:
             self._num_passed += 1
             self._passed_at = time.monotonic()
         elif self._num_passed >= 2 and since_last_s >= _NOW_S:
+            torchrun.kill()
+
+    def end(self, torchrun: "subprocess.Popen[bytes]") -> None:
+        """End torchrun and its ranks, for a reason of our own."""
+        if self._own_at is None:
+            self._own_at = time.monotonic()
+            torchrun.terminate()
+        elif time.monotonic() - self._own_at >= _NOW_S:
             torchrun.kill()
 
     def _note(self, number: int, _frame: FrameType | None) -> None:

@@ -9,12 +9,12 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
 
-from xtuner.errors import StoppedAndSaved, StoppedNotSaved, TrainingFailed, XTunerError
-from xtuner.launch.failure import explain_failure
+from xtuner.errors import StoppedNotSaved, TrainingFailed, XTunerError
+from xtuner.launch.attempts import Attempts
+from xtuner.launch.failure import explain_failure, explain_stop
 from xtuner.launch.job import Job
+from xtuner.launch.restarts import Restarts
 from xtuner.launch.stop_signals import StopSignals
-from xtuner.run.layout import RunDir
-from xtuner.run.status import read_status
 from xtuner.run.supervision import SupervisionFile, supervise_here
 from xtuner.run.tail import FileTail
 
@@ -22,25 +22,25 @@ _AGENT = Path(__file__).resolve().parent / "entry" / "agent.py"
 _POLL_S = 0.2
 
 
-def run_to_end(job: Job, *, is_detached: bool, on_line: Callable[[str], None] | None = None) -> None:
+def run_to_end(
+    job: Job, *, is_detached: bool, say: Callable[[str], None], on_line: Callable[[str], None] | None = None
+) -> None:
     """Run `job` and wait for it; whatever ends this process ends torchrun and its ranks.
 
     Args:
         job: what to run.
         is_detached: this process has no terminal, and nobody waits for it.
+        say: gets a line for each time that torchrun starts failed ranks again.
         on_line: gets each line of rank 0's log.
 
     Raises:
         XTunerError: the run failed or was stopped; the error is that of the first rank that failed.
     """
     job.log_dir.mkdir(parents=True, exist_ok=True)
-    begun_at = time.time()
     with StopSignals(is_detached=is_detached) as signals:  # before anybody can know whom to send one
         file = supervise_here(job.home, is_detached=is_detached)
         with _end_noted(file):
-            exit_code = _run(job, signals, file, _Follower(job, on_line))
-            if exit_code != 0:
-                raise _explain(job, signals, begun_at)
+            _Launch(job, signals, file, _until_gone(say), on_line and _until_gone(on_line)).run()
 
 
 @contextmanager
@@ -57,74 +57,98 @@ def _end_noted(file: SupervisionFile) -> Iterator[None]:
     file.update(exit_code=0)
 
 
-def _run(job: Job, signals: StopSignals, file: SupervisionFile, follower: "_Follower") -> int:
-    """Start torchrun and stay with it; its exit code."""
-    with job.torchrun_log.open("wb") as output:
-        process = _start_torchrun(job, output)
-    num_noted = 0
-    is_running = True
-    while is_running:
-        is_running = process.poll() is None  # before the look, so that the last lines are seen
-        follower.look()
-        if is_running:
-            signals.pass_on(process)
-            time.sleep(_POLL_S)
-        if len(signals.received) > num_noted:
-            num_noted = len(signals.received)
-            file.update(num_stop_signals=num_noted)
-    return process.returncode
+def _until_gone(tell: Callable[[str], None]) -> Callable[[str], None]:
+    """`tell` until it fails: a terminal that is closed, or a pipe nobody reads any more, must not end the run."""
+    is_gone = False
 
-
-def _start_torchrun(job: Job, output: BinaryIO) -> "subprocess.Popen[bytes]":
-    # A session of its own: Ctrl-C then reaches the ranks once, through us, and not twice.
-    return subprocess.Popen(
-        [sys.executable, str(_AGENT), str(os.getpid()), *job.command],
-        env={**os.environ, **job.environment},
-        stdin=subprocess.DEVNULL,
-        stdout=output,
-        stderr=subprocess.STDOUT,
-        start_new_session=True,
-    )
-
-
-def _explain(job: Job, signals: StopSignals, begun_at: float) -> XTunerError:
-    """The error of a launch that ended with another exit code than 0."""
-    status = read_status(job.run_dir) if job.run_dir else None
-    if status and status.heartbeat_at < begun_at:  # of the launch before
-        status = None
-    if job.run_dir and status and status.state == "stopped" and status.exit_code == StoppedAndSaved.exit_code:
-        return StoppedAndSaved(status.message, hint=f"go on with the same command and --resume {job.run_dir.path}")
-    if signals.received:
-        return StoppedNotSaved(
-            f"stopped by {signals.first_name}; what was trained since the last checkpoint was not saved",
-            hint="start again with --resume auto, which goes on from the last checkpoint if there is one",
-        )
-    return explain_failure(job.log_dir, job.torchrun_log.read_text(encoding="utf-8", errors="backslashreplace"))
-
-
-class _Follower:
-    """Hands on what rank 0 logs from now on, and links what torchrun captures into the run directory."""
-
-    def __init__(self, job: Job, on_line: Callable[[str], None] | None) -> None:
-        self._on_line = on_line
-        self._log = _behind_what_is_there(FileTail(job.run_dir.rank_log(0))) if job.run_dir and on_line else None
-        self._attempts = _AttemptLinks(job.log_dir, job.run_dir) if job.run_dir else None
-
-    def look(self) -> None:
-        """Take what is new."""
-        if self._attempts:
-            self._attempts.refresh()
-        while self._log and (lines := self._log.read_lines()):
-            for line in lines:
-                self._hand_on(line)
-
-    def _hand_on(self, line: str) -> None:
-        """A terminal that is gone, or a pipe nobody reads any more, must not end the run."""
-        if self._on_line:
+    def tell_or_not(text: str) -> None:
+        nonlocal is_gone
+        if not is_gone:
             try:
-                self._on_line(line)
+                tell(text)
             except OSError:
-                self._on_line = None
+                is_gone = True
+
+    return tell_or_not
+
+
+class _Launch:
+    """torchrun from its start to its end."""
+
+    def __init__(
+        self,
+        job: Job,
+        signals: StopSignals,
+        file: SupervisionFile,
+        say: Callable[[str], None],
+        on_line: Callable[[str], None] | None,
+    ) -> None:
+        self._job = job
+        self._signals = signals
+        self._file = file
+        self._on_line = on_line
+        self._begun_at = time.time()
+        self._num_noted = 0
+        self._attempts = Attempts(job)
+        self._log = _behind_what_is_there(FileTail(job.run_dir.rank_log(0))) if job.run_dir and on_line else None
+        self._restarts = Restarts(job, job.run_dir, say) if job.run_dir else None
+
+    def run(self) -> None:
+        """Start torchrun and stay with it.
+
+        Raises:
+            XTunerError: see `run_to_end`.
+        """
+        with self._job.torchrun_log.open("wb") as output:
+            torchrun = self._start(output)
+        is_running = True
+        while is_running:
+            is_running = torchrun.poll() is None  # before the look, so that the last lines are seen
+            self._look()
+            if is_running:
+                if self._restarts and self._restarts.error:
+                    self._signals.end(torchrun)
+                self._signals.pass_on(torchrun)
+                time.sleep(_POLL_S)
+        if torchrun.returncode != 0:
+            raise self._explain()
+
+    def _start(self, output: BinaryIO) -> "subprocess.Popen[bytes]":
+        # A session of its own: Ctrl-C then reaches the ranks once, through us, and not twice.
+        return subprocess.Popen(
+            [sys.executable, str(_AGENT), str(os.getpid()), *self._job.command],
+            env={**os.environ, **self._job.environment},
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )
+
+    def _look(self) -> None:
+        """Take what is new: lines, attempts, signals."""
+        while self._log and self._on_line and (lines := self._log.read_lines()):
+            for line in lines:
+                self._on_line(line)
+        for ended in self._attempts.look():
+            if self._restarts:
+                self._restarts.attempt_began(ended)
+        if len(self._signals.received) > self._num_noted:
+            self._num_noted = len(self._signals.received)
+            self._file.update(num_stop_signals=self._num_noted)
+
+    def _explain(self) -> XTunerError:
+        """The error of a launch that ended with another exit code than 0."""
+        stop = explain_stop(self._job.run_dir, self._begun_at) if self._job.run_dir else None
+        if stop:
+            return stop
+        if self._signals.received:
+            return StoppedNotSaved(
+                f"stopped by {self._signals.first_name}; what was trained since the last checkpoint was not saved",
+                hint="start again with --resume auto, which goes on from the last checkpoint if there is one",
+            )
+        if self._restarts and self._restarts.error:
+            return self._restarts.error
+        return explain_failure(self._attempts.newest or self._job.log_dir, self._job.read_torchrun_log())
 
 
 def _behind_what_is_there(log: FileTail) -> FileTail:
@@ -132,23 +156,3 @@ def _behind_what_is_there(log: FileTail) -> FileTail:
     while log.read_lines():
         pass
     return log
-
-
-class _AttemptLinks:
-    """torchrun hides its captures under a random name; `logs/attempt_0` leads there.
-
-    The attempts of a run that is resumed are counted on.
-    """
-
-    def __init__(self, log_dir: Path, run_dir: RunDir) -> None:
-        self._log_dir = log_dir
-        self._run_dir = run_dir
-        self._known: set[Path] = set()
-        self._num_links = len(list(run_dir.logs.glob("attempt_*")))
-
-    def refresh(self) -> None:
-        """Link what is new."""
-        for captured in sorted(set(self._log_dir.glob("*/attempt_*")) - self._known):
-            self._known.add(captured)
-            self._run_dir.attempt_logs(self._num_links).symlink_to(os.path.relpath(captured, self._run_dir.logs))
-            self._num_links += 1

@@ -13,7 +13,7 @@ from xtuner.run.text import describe_error, visible
 def main() -> None:
     """Run the job, and leave with the exit code of its end."""
     try:
-        run_to_end(read_job(Path(sys.argv[1])), is_detached=True)
+        run_to_end(read_job(Path(sys.argv[1])), is_detached=True, say=_say)
     except XTunerError as error:
         _say(describe_error(error))
         raise SystemExit(error.exit_code) from None

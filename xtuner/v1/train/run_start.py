@@ -9,7 +9,7 @@ from typing import Any
 
 from xtuner.data.template import tokenizer_fingerprint
 from xtuner.run.atomic import read_json, write_json
-from xtuner.run.checkpoints import Checkpoint, checkpoint_at, remove_leftovers
+from xtuner.run.checkpoints import Checkpoint, checkpoint_at, newest_whole, remove_leftovers
 from xtuner.run.index import rebuild_index
 from xtuner.run.layout import RUN_DIR_VARIABLE, RunDir
 from xtuner.run.record import describe_run, mask_command
@@ -51,6 +51,8 @@ def start_run(config: TrainerConfig, ranks: Ranks, data_fingerprint: str) -> Run
 
 def _choose(config: TrainerConfig) -> RunStart:
     given = os.environ.get(RUN_DIR_VARIABLE)  # the launcher has chosen already, by the same rules
+    if given and _is_restart():
+        return _go_on_in(RunDir(Path(given)))
     point = find_resume_point(config.resume, config.work_dir)
     if point is None:
         remarks = (
@@ -60,6 +62,22 @@ def _choose(config: TrainerConfig) -> RunStart:
         return RunStart(run_dir, None, remarks if config.resume == "auto" else ())
     remove_leftovers(point.run_dir)
     return RunStart(point.run_dir, point.checkpoint, _remarks(point))
+
+
+def _is_restart() -> bool:
+    """Whether torchrun has started its ranks again (`--max-restarts`)."""
+    return os.environ.get("TORCHELASTIC_RESTART_COUNT", "0") != "0"
+
+
+def _go_on_in(run_dir: RunDir) -> RunStart:
+    """The run that failed just now: whatever its status says, nobody else writes to it."""
+    remove_leftovers(run_dir)
+    checkpoint, skipped = newest_whole(run_dir)
+    if checkpoint is None:
+        return RunStart(
+            run_dir, None, ("the ranks were started again, and there is no checkpoint: from the beginning",)
+        )
+    return RunStart(run_dir, checkpoint, _remarks(ResumePoint(run_dir, checkpoint, tuple(skipped))))
 
 
 def _remarks(point: ResumePoint) -> tuple[str, ...]:
