@@ -2,7 +2,7 @@
 
 import shlex
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import typer
 
@@ -12,12 +12,14 @@ from xtuner.cli.progress import tokenising_bar
 from xtuner.launch.devices import count_accelerators
 from xtuner.launch.plan import LaunchPlan, torchrun_command
 from xtuner.launch.ports import check_endpoint
+from xtuner.launch.shell import shell_join
 from xtuner.run.layout import RunDir
 from xtuner.run.resume import find_resume_point
 from xtuner.v1.config import TrainerConfig
 from xtuner.v1.config.flags import with_flags
 
 if TYPE_CHECKING:
+    from xtuner.launch.emit import Target
     from xtuner.launch.job import Job
 
 
@@ -36,6 +38,9 @@ def command(
     ),
     dry_run: bool = typer.Option(
         False, "--dry-run", help="Check, print the torchrun command and the resolved options, and stop."
+    ),
+    emit: Literal["slurm", "k8s", "torchrun"] | None = typer.Option(
+        None, "--emit", help="Print an sbatch script, a Kubernetes manifest or the torchrun line, and stop."
     ),
     wizard: bool = typer.Option(False, "--wizard", help="Ask for the options on the screen, those given filled in."),
     plain: bool = typer.Option(False, "--plain", help="Ask in numbered lines of text, as screen readers need it."),
@@ -61,12 +66,15 @@ def command(
         rdzv_endpoint=rdzv_endpoint,
         max_restarts=max_restarts,
     )
-    asking = Asking(wizard, plain, goes_on, never=yes or dry_run)
+    asking = Asking(wizard, plain, goes_on, never=yes or dry_run or emit is not None)
     if wants_questions(config, asking):
         chosen = ask(plan, asking, ctx.params)
         if chosen is None:
             return
         plan, config = chosen, chosen.config
+    if emit:
+        _emit(plan, emit)
+        return
     plan.check()
     plan = replace(plan, config=check_or_choose(config, plan.world_size))
     if plan.node_rank == 0:
@@ -76,13 +84,26 @@ def command(
     if plan.rdzv_endpoint is not None:
         check_endpoint(plan.rdzv_endpoint, is_host_here=plan.node_rank == 0)
     if dry_run:
-        console.data(shlex.join(torchrun_command(plan)))
+        console.data(shell_join(torchrun_command(plan)))
         console.data_json(plan.config.model_dump(mode="json"))
         return
     if detach:
         launch_and_leave(plan)
     else:
         launch(plan)
+
+
+def _emit(plan: LaunchPlan, target: "Target") -> None:
+    """Print `plan` for who starts it; the files it names may be on other machines, and are looked at there."""
+    from xtuner.launch.emit import EMITTERS
+
+    plan.config.check()
+    plan.config.check_world_size(plan.world_size)
+    if target == "torchrun":
+        plan.check()
+    console.data(EMITTERS[target](plan).rstrip("\n"))
+    if not plan.config.checkpoint_interval:
+        console.warn("without --checkpoint-interval a machine that fails costs all steps since the start")
 
 
 def launch(plan: LaunchPlan) -> RunDir:
