@@ -15,6 +15,7 @@ from xtuner.launch.failure import explain_failure, explain_stop
 from xtuner.launch.job import Job
 from xtuner.launch.restarts import Restarts
 from xtuner.launch.stop_signals import StopSignals
+from xtuner.launch.survivors import Survivors
 from xtuner.run.supervision import SupervisionFile, supervise_here
 from xtuner.run.tail import FileTail
 
@@ -90,6 +91,7 @@ class _Launch:
         self._begun_at = time.time()
         self._num_noted = 0
         self._attempts = Attempts(job)
+        self._survivors = Survivors(job)
         self._log = _behind_what_is_there(FileTail(job.run_dir.rank_log(0))) if job.run_dir and on_line else None
         self._restarts = Restarts(job, job.run_dir, say) if job.run_dir else None
 
@@ -109,6 +111,8 @@ class _Launch:
                 if self._restarts and self._restarts.error:
                     self._signals.end(torchrun)
                 self._signals.pass_on(torchrun)
+                if not self._signals.received:
+                    self._survivors.look(torchrun.pid, self._attempts.newest)
                 time.sleep(_POLL_S)
         if torchrun.returncode != 0:
             raise self._explain()

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 _BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
-_START_TIME = 19  # of what follows the name in /proc/PID/stat: the field `starttime` of proc(5)
+_PARENT, _START_TIME = 1, 19  # of what follows the name in /proc/PID/stat: `ppid` and `starttime` of proc(5)
 
 
 @dataclass(frozen=True)
@@ -70,30 +70,38 @@ def this_process() -> ProcessIdentity:
     return ProcessIdentity(socket.gethostname(), os.getpid(), _birth(os.getpid()))
 
 
+def parent_of(pid: int) -> int | None:
+    """The number of the parent of a process on this machine; None where there is no such process."""
+    if _BOOT_ID.exists():
+        fields = _stat(pid)
+        return int(fields[_PARENT]) if fields else None
+    said = _ask_ps("ppid=", pid)
+    return int(said) if said.isdigit() else None
+
+
 def _birth(pid: int) -> str:
     """When the process of that number began; empty where there is none that runs."""
     if pid <= 0:  # means process groups to kill(2)
         return ""
     if not _BOOT_ID.exists():
-        return _birth_by_ps(pid)
-    try:
-        # The name stands in brackets and may hold any character, brackets and blanks too.
-        fields = Path(f"/proc/{pid}/stat").read_bytes().rpartition(b")")[2].split()
-    except OSError:
-        return ""
-    if fields[0] in (b"Z", b"X"):
+        state, _, began = _ask_ps("stat=,lstart=", pid).partition(" ")
+        return "" if state.startswith("Z") else began.strip()
+    fields = _stat(pid)
+    if not fields or fields[0] in (b"Z", b"X"):
         return ""
     return f"{_BOOT_ID.read_text().strip()}:{int(fields[_START_TIME])}"
 
 
-def _birth_by_ps(pid: int) -> str:
-    """The same where there is no /proc, to the second."""
-    done = subprocess.run(
-        ["ps", "-o", "stat=,lstart=", "-p", str(pid)],
-        capture_output=True,
-        text=True,
-        check=False,
-        env={**os.environ, "LC_ALL": "C"},
-    )
-    state, _, began = done.stdout.strip().partition(" ")
-    return "" if state.startswith("Z") else began.strip()
+def _stat(pid: int) -> list[bytes]:
+    """What follows the name in /proc/PID/stat: it stands in brackets, and may hold any character itself."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_bytes().rpartition(b")")[2].split()
+    except OSError:
+        return []
+
+
+def _ask_ps(columns: str, pid: int) -> str:
+    """The same where there is no /proc; times to the second."""
+    environment = {**os.environ, "LC_ALL": "C"}
+    command = ["ps", "-o", columns, "-p", str(pid)]
+    return subprocess.run(command, capture_output=True, text=True, check=False, env=environment).stdout.strip()

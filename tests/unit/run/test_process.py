@@ -12,7 +12,14 @@ import pytest
 from processes import wait_until_gone
 
 from xtuner.run import orphan
-from xtuner.run.process import this_process
+from xtuner.run.process import parent_of, this_process
+
+
+def test_the_parent_of_a_process(child):
+    assert parent_of(child.pid) == os.getpid() and parent_of(os.getpid()) == os.getppid()
+    child.kill()
+    child.wait()
+    assert parent_of(child.pid) is None
 
 
 def test_this_process_is_alive_and_another_birth_is_another_process():
