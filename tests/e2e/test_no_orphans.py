@@ -1,7 +1,6 @@
 """Whatever is killed, nothing of the run is left.
 
-`XTUNER_NUM_KILLS=20 pytest -s tests/e2e/test_no_orphans.py` kills each kind twenty times, at any moment, and says how
-long the others took to go.
+`make long` kills each kind twenty times, at any moment, and says how long the others took to go.
 """
 
 import os

@@ -14,7 +14,7 @@ from xtuner.run.tail import FileTail
 
 _ASKED = re.compile(r"Sending process (\d+) closing signal SIGTERM")
 # A rank that runs Python goes at once. One that waits for a peer inside a collective, or for its address, does not.
-_PATIENCE_S = 3.0
+_PATIENCE_S = 2.0
 
 
 class Survivors:
