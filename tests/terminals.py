@@ -34,6 +34,7 @@ class Terminal:
         os.close(theirs)
         self._decoder = codecs.getincrementaldecoder("utf-8")()
         self._unread = ""
+        self._is_closed = False
 
     def __enter__(self) -> "Terminal":
         return self
@@ -41,7 +42,8 @@ class Terminal:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
         self._process.kill()
         self._process.wait()
-        os.close(self._ours)
+        if not self._is_closed:
+            os.close(self._ours)
 
     @property
     def attributes(self) -> list[object]:
@@ -89,6 +91,12 @@ class Terminal:
         while part := self._read():
             self._unread += part
         return self._process.wait(), self._unread
+
+    def hang_up(self) -> int:
+        """Close the terminal under the program; its exit code."""
+        os.close(self._ours)
+        self._is_closed = True
+        return self._process.wait()
 
     def _read(self) -> str:
         """The next characters, at least one; empty at the end."""

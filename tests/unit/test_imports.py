@@ -39,6 +39,8 @@ except SystemExit:
         ["check-model"],
         ["monitor"],
         ["runs"],
+        ["attach"],
+        ["stop"],
         ["demo"],
         ["plan"],
         ["preview"],

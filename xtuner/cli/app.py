@@ -5,6 +5,7 @@ Commands load on use: `xtuner monitor` never pays for what `xtuner sft` needs.
 
 import sys
 from collections.abc import Callable
+from contextlib import suppress
 from importlib import import_module
 from typing import Any
 
@@ -24,6 +25,8 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "preview": ("preview", "Show data as the model sees it, and report its health."),
     "cache": ("cache", "List or delete tokenised data."),
     "monitor": ("monitor", "Watch a run: charts, ranks, logs, alerts."),
+    "attach": ("attach", "Come back to a run that goes on."),
+    "stop": ("stop", "Let a run finish its step, save and leave."),
     "runs": ("runs", "List the runs of a work dir."),
     "export": ("export", "Make a model directory from a checkpoint."),
     "chat": ("chat", "Talk with a model."),
@@ -121,5 +124,6 @@ def run(arguments: list[str] | None = None) -> None:
     try:
         typer.main.get_command(_app)(args=arguments, prog_name="xtuner")
     except XTunerError as error:
-        console.show_error(error)
+        with suppress(OSError):  # the terminal is gone; the exit code still counts
+            console.show_error(error)
         raise SystemExit(error.exit_code) from None

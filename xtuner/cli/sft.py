@@ -1,22 +1,26 @@
 """`xtuner sft`: check everything here, then launch torchrun and follow it."""
 
-import os
 import shlex
 from dataclasses import replace
-from itertools import count
-from pathlib import Path
+from typing import TYPE_CHECKING, Literal
 
 import typer
 
 from xtuner.cli import console
+from xtuner.cli.attach import show_result
 from xtuner.cli.progress import tokenising_bar
 from xtuner.launch.devices import count_accelerators
 from xtuner.launch.plan import LaunchPlan, torchrun_command
 from xtuner.launch.ports import check_endpoint
+from xtuner.launch.shell import shell_join
 from xtuner.run.layout import RunDir
 from xtuner.run.resume import find_resume_point
 from xtuner.v1.config import TrainerConfig
 from xtuner.v1.config.flags import with_flags
+
+if TYPE_CHECKING:
+    from xtuner.launch.emit import Target
+    from xtuner.launch.job import Job
 
 
 @with_flags
@@ -29,12 +33,19 @@ def command(
     nnodes: int = typer.Option(1, min=1, metavar="MACHINES", help="Machines that train together."),
     node_rank: int = typer.Option(0, min=0, metavar="N", help="Which of the machines this is, from 0."),
     rdzv_endpoint: str = typer.Option(None, metavar="HOST:PORT", help="Where several machines meet."),
+    max_restarts: int = typer.Option(
+        0, min=0, metavar="TIMES", help="Start failed ranks again, from the newest checkpoint."
+    ),
     dry_run: bool = typer.Option(
         False, "--dry-run", help="Check, print the torchrun command and the resolved options, and stop."
+    ),
+    emit: Literal["slurm", "k8s", "torchrun"] | None = typer.Option(
+        None, "--emit", help="Print an sbatch script, a Kubernetes manifest or the torchrun line, and stop."
     ),
     wizard: bool = typer.Option(False, "--wizard", help="Ask for the options on the screen, those given filled in."),
     plain: bool = typer.Option(False, "--plain", help="Ask in numbered lines of text, as screen readers need it."),
     goes_on: bool = typer.Option(False, "--continue", help="Ask with the answers of the last time filled in."),
+    detach: bool = typer.Option(False, "--detach", help="Launch without a terminal, and return."),
     yes: bool = typer.Option(False, "--yes", help="Never ask: defaults for all that is not given."),
 ) -> None:
     """Fine-tune a Hugging Face model on chats; on a terminal it asks for what is not given.
@@ -53,13 +64,17 @@ def command(
         nnodes=nnodes,
         node_rank=node_rank,
         rdzv_endpoint=rdzv_endpoint,
+        max_restarts=max_restarts,
     )
-    asking = Asking(wizard, plain, goes_on, never=yes or dry_run)
+    asking = Asking(wizard, plain, goes_on, never=yes or dry_run or emit is not None)
     if wants_questions(config, asking):
         chosen = ask(plan, asking, ctx.params)
         if chosen is None:
             return
         plan, config = chosen, chosen.config
+    if emit:
+        _emit(plan, emit)
+        return
     plan.check()
     plan = replace(plan, config=check_or_choose(config, plan.world_size))
     if plan.node_rank == 0:
@@ -69,10 +84,26 @@ def command(
     if plan.rdzv_endpoint is not None:
         check_endpoint(plan.rdzv_endpoint, is_host_here=plan.node_rank == 0)
     if dry_run:
-        console.data(shlex.join(torchrun_command(plan)))
+        console.data(shell_join(torchrun_command(plan)))
         console.data_json(plan.config.model_dump(mode="json"))
         return
-    launch(plan)
+    if detach:
+        launch_and_leave(plan)
+    else:
+        launch(plan)
+
+
+def _emit(plan: LaunchPlan, target: "Target") -> None:
+    """Print `plan` for who starts it; the files it names may be on other machines, and are looked at there."""
+    from xtuner.launch.emit import EMITTERS
+
+    plan.config.check()
+    plan.config.check_world_size(plan.world_size)
+    if target == "torchrun":
+        plan.check()
+    console.data(EMITTERS[target](plan).rstrip("\n"))
+    if not plan.config.checkpoint_interval:
+        console.warn("without --checkpoint-interval a machine that fails costs all steps since the start")
 
 
 def launch(plan: LaunchPlan) -> RunDir:
@@ -84,36 +115,37 @@ def launch(plan: LaunchPlan) -> RunDir:
         XTunerError: the data or the run failed.
     """
     from xtuner.launch.supervise import run_to_end
-    from xtuner.preflight import (
-        EVAL_FINGERPRINT_VARIABLE,
-        FINGERPRINT_VARIABLE,
-        prepare_evaluation_data,
-        prepare_training_data,
-    )
+
+    job = _prepare(plan)
+    run_to_end(job, is_detached=False, say=console.say, on_line=console.say)
+    if job.run_dir:
+        show_result(job.run_dir)
+    return job.home
+
+
+def launch_and_leave(plan: LaunchPlan) -> None:
+    """Tokenise the data into the cache, start `plan` in a process of its own, and say how to come back.
+
+    Raises:
+        XTunerError: the data cannot be trained on, or the process did not start.
+    """
+    from xtuner.launch.detach import start_detached
+
+    home = start_detached(_prepare(plan))
+    if plan.node_rank == 0:
+        path = shlex.quote(str(home.path))
+        console.say("it goes on without this terminal; come back with")
+        console.say(f"  xtuner monitor {path}\n  xtuner attach {path}\n  xtuner stop {path}")
+    console.data(str(home.path))
+
+
+def _prepare(plan: LaunchPlan) -> "Job":
+    from xtuner.launch.prepare import prepare_job
 
     names = ", ".join(spec.path for spec in plan.config.data_specs + plan.config.eval_specs)
     console.say(f"checking {names} with the tokenizer of {plan.config.tokenizer_dir}")
     with tokenising_bar() as on_progress:
-        data = prepare_training_data(plan.config, on_progress)
-        eval_data = prepare_evaluation_data(plan.config, on_progress)
-    os.environ[FINGERPRINT_VARIABLE] = data.fingerprint()
-    if eval_data:
-        os.environ[EVAL_FINGERPRINT_VARIABLE] = eval_data.fingerprint()
+        job = prepare_job(plan, on_progress)
     if plan.node_rank > 0:
-        log_dir = plan.config.work_dir / "nodes" / f"node{plan.node_rank}-{os.getpid()}"
-        console.say(f"training with --node-rank 0; output of the ranks here: {log_dir}")
-        run_to_end(replace(plan, log_dir=log_dir), None, console.say)
-        return RunDir(log_dir)
-    point = find_resume_point(plan.config.resume, plan.config.work_dir)  # again: tokenising may take a while
-    run_dir = point.run_dir if point else RunDir.create(plan.config.work_dir)
-    run_to_end(replace(plan, log_dir=_free_log_dir(run_dir)), run_dir, console.say)
-    exports_model = plan.config.lora.exports_model
-    console.say("fine-tuned model:" if exports_model else "LoRA adapter:")
-    console.data(str(run_dir.latest_export if exports_model else run_dir.latest_adapter))
-    return run_dir
-
-
-def _free_log_dir(run_dir: RunDir) -> Path:
-    """Where torchrun keeps what the ranks print in this launch: a resumed run has that of the ones before too."""
-    directories = (run_dir.logs / ("torchrun" if number == 1 else f"torchrun-{number}") for number in count(1))
-    return next(directory for directory in directories if not directory.exists())
+        console.say(f"training with --node-rank 0; output of the ranks here: {job.log_dir}")
+    return job

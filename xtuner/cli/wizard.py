@@ -2,7 +2,7 @@
 
 import sys
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from xtuner.cli import console
@@ -86,4 +86,4 @@ def ask(plan: LaunchPlan, asking: Asking, given: Mapping[str, Any]) -> LaunchPla
 
 def _template(plan: LaunchPlan, default_nproc: int) -> LaunchPlan:
     """What is not asked for, and the ranks without an answer."""
-    return LaunchPlan(TrainerConfig(), default_nproc, plan.nnodes, plan.node_rank, plan.rdzv_endpoint)
+    return replace(plan, config=TrainerConfig(), nproc_per_node=default_nproc)

@@ -27,6 +27,7 @@ class LaunchPlan:
         node_rank: which machine this is.
         rdzv_endpoint: `host:port` where several machines meet.
         log_dir: where torchrun keeps what the ranks print; None lets them print to the terminal.
+        max_restarts: how often ranks that failed are started again, from the newest checkpoint.
     """
 
     config: "TrainerConfig"
@@ -35,6 +36,7 @@ class LaunchPlan:
     node_rank: int = 0
     rdzv_endpoint: str | None = None
     log_dir: Path | None = None
+    max_restarts: int = 0
 
     @property
     def world_size(self) -> int:
@@ -57,7 +59,8 @@ class LaunchPlan:
 
 def torchrun_command(plan: LaunchPlan) -> list[str]:
     """The argv that starts `plan` on this machine."""
-    return [*_torchrun(), *_rendezvous(plan), _SIGNALS, *_logging(plan), str(ENTRY), *flags_of(plan.config)]
+    restarts = [f"--max-restarts={plan.max_restarts}"] if plan.max_restarts else []
+    return [*_torchrun(), *_rendezvous(plan), *restarts, _SIGNALS, *_logging(plan), str(ENTRY), *flags_of(plan.config)]
 
 
 def sft_command(plan: LaunchPlan, *, default_nproc: int) -> list[str]:
@@ -71,6 +74,7 @@ def sft_command(plan: LaunchPlan, *, default_nproc: int) -> list[str]:
     if plan.nnodes > 1:
         arguments += [f"--nnodes={plan.nnodes}", f"--node-rank={plan.node_rank}"]
         arguments += [f"--rdzv-endpoint={plan.rdzv_endpoint}"] if plan.rdzv_endpoint else []
+    arguments += [f"--max-restarts={plan.max_restarts}"] if plan.max_restarts else []
     return ["xtuner", "sft", *flags_of(plan.config), *arguments]
 
 

@@ -1,78 +1,158 @@
-"""Start torchrun, follow rank 0, pass signals on, and say how it ended."""
+"""Start torchrun, follow rank 0, pass signals on, and say how it ended: in a terminal or without one."""
 
 import os
-import signal
 import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from types import FrameType
+from typing import BinaryIO
 
-from xtuner.errors import StoppedAndSaved, StoppedNotSaved
-from xtuner.launch.devices import threads_per_rank
-from xtuner.launch.failure import explain_failure
-from xtuner.launch.plan import LaunchPlan, torchrun_command
-from xtuner.run.layout import RUN_DIR_VARIABLE, RunDir
-from xtuner.run.status import read_status
+from xtuner.errors import StoppedNotSaved, TrainingFailed, XTunerError
+from xtuner.launch.attempts import Attempts
+from xtuner.launch.failure import explain_failure, explain_stop
+from xtuner.launch.job import Job
+from xtuner.launch.restarts import Restarts
+from xtuner.launch.stop_signals import StopSignals
+from xtuner.launch.survivors import Survivors
+from xtuner.run.supervision import SupervisionFile, supervise_here
 from xtuner.run.tail import FileTail
 
+_AGENT = Path(__file__).resolve().parent / "entry" / "agent.py"
 _POLL_S = 0.2
-_PASSED_ON = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
 
 
-def run_to_end(plan: LaunchPlan, run_dir: RunDir | None, on_line: Callable[[str], None]) -> None:
-    """Launch `plan` and wait for it.
+def run_to_end(
+    job: Job, *, is_detached: bool, say: Callable[[str], None], on_line: Callable[[str], None] | None = None
+) -> None:
+    """Run `job` and wait for it; whatever ends this process ends torchrun and its ranks.
 
     Args:
-        plan: what to launch; its `log_dir` must be set.
-        run_dir: the run directory on the machine with rank 0; None on the others, whose ranks are told by rank 0.
+        job: what to run.
+        is_detached: this process has no terminal, and nobody waits for it.
+        say: gets a line for each time that torchrun starts failed ranks again.
         on_line: gets each line of rank 0's log.
 
     Raises:
-        XTunerError: the launch failed; the error is that of the first rank that failed.
+        XTunerError: the run failed or was stopped; the error is that of the first rank that failed.
     """
-    assert plan.log_dir is not None, "failures are found in the captured output"
-    environment = dict(os.environ)
-    if run_dir:
-        environment[RUN_DIR_VARIABLE] = str(run_dir.path.absolute())
-    environment.setdefault("OMP_NUM_THREADS", str(threads_per_rank(plan.nproc_per_node)))
-    plan.log_dir.mkdir(parents=True, exist_ok=True)
-    output_path = plan.log_dir / "torchrun.log"
-    log = _behind_what_is_there(FileTail(run_dir.rank_log(0))) if run_dir else None
-    with output_path.open("wb") as output:
+    job.log_dir.mkdir(parents=True, exist_ok=True)
+    with StopSignals(is_detached=is_detached) as signals:  # before anybody can know whom to send one
+        file = supervise_here(job.home, is_detached=is_detached)
+        with _end_noted(file):
+            _Launch(job, signals, file, _until_gone(say), on_line and _until_gone(on_line)).run()
+
+
+@contextmanager
+def _end_noted(file: SupervisionFile) -> Iterator[None]:
+    """Write down how the block ended."""
+    try:
+        yield
+    except XTunerError as error:
+        file.update(exit_code=error.exit_code, message=error.message, hint=error.hint)
+        raise
+    except BaseException as error:
+        file.update(exit_code=TrainingFailed.exit_code, message=f"{type(error).__name__}: {error}")
+        raise
+    file.update(exit_code=0)
+
+
+def _until_gone(tell: Callable[[str], None]) -> Callable[[str], None]:
+    """`tell` until it fails: a terminal that is closed, or a pipe nobody reads any more, must not end the run."""
+    is_gone = False
+
+    def tell_or_not(text: str) -> None:
+        nonlocal is_gone
+        if not is_gone:
+            try:
+                tell(text)
+            except OSError:
+                is_gone = True
+
+    return tell_or_not
+
+
+class _Launch:
+    """torchrun from its start to its end."""
+
+    def __init__(
+        self,
+        job: Job,
+        signals: StopSignals,
+        file: SupervisionFile,
+        say: Callable[[str], None],
+        on_line: Callable[[str], None] | None,
+    ) -> None:
+        self._job = job
+        self._signals = signals
+        self._file = file
+        self._on_line = on_line
+        self._begun_at = time.time()
+        self._num_noted = 0
+        self._attempts = Attempts(job)
+        self._survivors = Survivors(job)
+        self._log = _behind_what_is_there(FileTail(job.run_dir.rank_log(0))) if job.run_dir and on_line else None
+        self._restarts = Restarts(job, job.run_dir, say) if job.run_dir else None
+
+    def run(self) -> None:
+        """Start torchrun and stay with it.
+
+        Raises:
+            XTunerError: see `run_to_end`.
+        """
+        with self._job.torchrun_log.open("wb") as output:
+            torchrun = self._start(output)
+        is_running = True
+        while is_running:
+            is_running = torchrun.poll() is None  # before the look, so that the last lines are seen
+            self._look()
+            if is_running:
+                if self._restarts and self._restarts.error:
+                    self._signals.end(torchrun)
+                self._signals.pass_on(torchrun)
+                if not self._signals.received:
+                    self._survivors.look(torchrun.pid, self._attempts.newest)
+                time.sleep(_POLL_S)
+        if torchrun.returncode != 0:
+            raise self._explain()
+
+    def _start(self, output: BinaryIO) -> "subprocess.Popen[bytes]":
         # A session of its own: Ctrl-C then reaches the ranks once, through us, and not twice.
-        process = subprocess.Popen(
-            torchrun_command(plan),
-            env=environment,
+        return subprocess.Popen(
+            [sys.executable, str(_AGENT), str(os.getpid()), *self._job.command],
+            env={**os.environ, **self._job.environment},
             stdin=subprocess.DEVNULL,
             stdout=output,
             stderr=subprocess.STDOUT,
             start_new_session=True,
         )
-    attempts = _AttemptLinks(plan.log_dir, run_dir) if run_dir else None
-    with _passing_signals_on(process) as received:
-        is_running = True
-        while is_running:
-            is_running = process.poll() is None  # before the look, so that the last lines are seen
-            if log and attempts:
-                attempts.refresh()
-                while lines := log.read_lines():
-                    for line in lines:
-                        on_line(line)
-            if is_running:
-                time.sleep(_POLL_S)
-    if process.returncode == 0:
-        return
-    status = read_status(run_dir) if run_dir else None
-    if run_dir and status and status.state == "stopped" and status.exit_code == StoppedAndSaved.exit_code:
-        raise StoppedAndSaved(status.message, hint=f"go on with the same command and --resume {run_dir.path}")
-    if received:
-        raise StoppedNotSaved(
-            f"stopped by {signal.Signals(received[0]).name}; what was trained since the last checkpoint was not saved",
-            hint="start again with --resume auto, which goes on from the last checkpoint if there is one",
-        )
-    raise explain_failure(plan.log_dir, output_path.read_text(encoding="utf-8", errors="backslashreplace"))
+
+    def _look(self) -> None:
+        """Take what is new: lines, attempts, signals."""
+        while self._log and self._on_line and (lines := self._log.read_lines()):
+            for line in lines:
+                self._on_line(line)
+        for ended in self._attempts.look():
+            if self._restarts:
+                self._restarts.attempt_began(ended)
+        if len(self._signals.received) > self._num_noted:
+            self._num_noted = len(self._signals.received)
+            self._file.update(num_stop_signals=self._num_noted)
+
+    def _explain(self) -> XTunerError:
+        """The error of a launch that ended with another exit code than 0."""
+        stop = explain_stop(self._job.run_dir, self._begun_at) if self._job.run_dir else None
+        if stop:
+            return stop
+        if self._signals.received:
+            return StoppedNotSaved(
+                f"stopped by {self._signals.first_name}; what was trained since the last checkpoint was not saved",
+                hint="start again with --resume auto, which goes on from the last checkpoint if there is one",
+            )
+        if self._restarts and self._restarts.error:
+            return self._restarts.error
+        return explain_failure(self._attempts.newest or self._job.log_dir, self._job.read_torchrun_log())
 
 
 def _behind_what_is_there(log: FileTail) -> FileTail:
@@ -80,41 +160,3 @@ def _behind_what_is_there(log: FileTail) -> FileTail:
     while log.read_lines():
         pass
     return log
-
-
-class _AttemptLinks:
-    """torchrun hides its captures under a random name; `logs/attempt_0` leads there.
-
-    The attempts of a run that is resumed are counted on.
-    """
-
-    def __init__(self, log_dir: Path, run_dir: RunDir) -> None:
-        self._log_dir = log_dir
-        self._run_dir = run_dir
-        self._known: set[Path] = set()
-        self._num_links = len(list(run_dir.logs.glob("attempt_*")))
-
-    def refresh(self) -> None:
-        """Link what is new."""
-        for captured in sorted(set(self._log_dir.glob("*/attempt_*")) - self._known):
-            self._known.add(captured)
-            self._run_dir.attempt_logs(self._num_links).symlink_to(os.path.relpath(captured, self._run_dir.logs))
-            self._num_links += 1
-
-
-@contextmanager
-def _passing_signals_on(process: "subprocess.Popen[bytes]") -> Iterator[list[int]]:
-    """Send signals that reach us on to torchrun, which sends them to its ranks; yields those received."""
-    received: list[int] = []
-
-    def pass_on(number: int, _frame: FrameType | None) -> None:
-        received.append(number)
-        if process.poll() is None:
-            process.send_signal(number)
-
-    before = {number: signal.signal(number, pass_on) for number in _PASSED_ON}
-    try:
-        yield received
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)

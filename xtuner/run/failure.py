@@ -4,6 +4,7 @@ import json
 import os
 import re
 import signal
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ from xtuner.errors import StoppedNotSaved, TrainingFailed
 from xtuner.run.layout import RunDir
 
 _TRACEBACK_LINES = 12
+_LAUNCH = re.compile(r"torchrun-([0-9]{1,9})")
 _OUTPUT_BYTES = 2**16  # torchrun's summary is the end of what it prints
 # How gloo and NCCL report that a peer is gone.
 _BROKEN_CONNECTION = (
@@ -89,7 +91,17 @@ def find_killed(torchrun_output: str) -> KilledRank | None:
     SIGTERM is how torchrun ends the others.
     """
     ends = re.findall(r"^\s*rank\s*:\s*(\d+)[^\n]*\n\s*exitcode\s*:\s*-(\d+)", torchrun_output, re.MULTILINE)
-    for rank, number in ((int(rank), int(number)) for rank, number in ends):
+    return _first_killed((int(rank), int(number)) for rank, number in ends)
+
+
+def find_killed_before_restart(torchrun_output: str) -> KilledRank | None:
+    """The same for the last attempt that torchrun gave up to start its ranks again: a summary comes at the end only."""
+    failed = re.findall(r"failed \(exitcode: (-?\d+)\) local_rank: (\d+)", torchrun_output)[-1:]
+    return _first_killed((int(rank), -int(exit_code)) for exit_code, rank in failed if int(exit_code) < 0)
+
+
+def _first_killed(ends: Iterable[tuple[int, int]]) -> KilledRank | None:
+    for rank, number in ends:
         if number != signal.SIGTERM:
             name = signal.Signals(number).name if number in set(signal.Signals) else f"signal {number}"
             return KilledRank(rank, name)
@@ -99,11 +111,17 @@ def find_killed(torchrun_output: str) -> KilledRank | None:
 def read_killed(run_dir: RunDir) -> KilledRank | None:
     """The same from what torchrun printed in a run that `xtuner sft` launched."""
     try:
-        with (run_dir.logs / "torchrun" / "torchrun.log").open("rb") as file:
+        with (_newest_log_dir(run_dir) / "torchrun.log").open("rb") as file:
             file.seek(max(0, os.fstat(file.fileno()).st_size - _OUTPUT_BYTES))
             return find_killed(file.read().decode("utf-8", "backslashreplace"))
     except OSError:
         return None
+
+
+def _newest_log_dir(run_dir: RunDir) -> Path:
+    """What torchrun has kept in the last launch of a run: `torchrun`, `torchrun-2`, and so on."""
+    numbers = {int(match[1]) for name in os.listdir(run_dir.logs) if (match := _LAUNCH.fullmatch(name))}
+    return run_dir.logs / (f"torchrun-{max(numbers)}" if numbers else "torchrun")
 
 
 def _read(path: Path) -> RankFailure | None:

@@ -4,6 +4,7 @@ WORK_DIR/
   .xtuner                       index of the runs, rebuilt from them
   20251129-143012-3f9a/         one run
     run.json config.json status.json
+    supervisor.json             runs of xtuner sft: which process looks after it, how it ended
     logs/rank0.log              one text log a rank; logs/attempt_0/: what torchrun captured
     metrics/rank0.jsonl         the same records with full precision
     checkpoints/                what a resumed run begins from, see run/checkpoints.py
@@ -79,6 +80,11 @@ class RunDir:
     def status_json(self) -> Path:
         """State, step and heartbeat."""
         return self.path / "status.json"
+
+    @property
+    def supervisor_json(self) -> Path:
+        """Which process looks after the run, and how it ended."""
+        return self.path / "supervisor.json"
 
     @property
     def logs(self) -> Path:

@@ -13,8 +13,10 @@ from hypothesis import strategies as st
 from xtuner.errors import DataError, EnvironmentFault, TrainingFailed, UsageError
 from xtuner.launch.devices import count_accelerators
 from xtuner.launch.failure import explain_failure
-from xtuner.launch.plan import LaunchPlan, torchrun_command
+from xtuner.launch.job import Job, read_job, write_job
+from xtuner.launch.plan import LaunchPlan, sft_command, torchrun_command
 from xtuner.launch.ports import check_endpoint
+from xtuner.run.layout import RunDir
 from xtuner.v1.config import TrainerConfig
 
 PATHS = st.text(st.characters(exclude_characters="\0", exclude_categories=["Cs"]), min_size=1, max_size=30)
@@ -45,6 +47,22 @@ def test_machines_are_counted_from_zero_and_need_a_place_to_meet():
         LaunchPlan(config=TrainerConfig(), nproc_per_node=1, nnodes=2, node_rank=2, rdzv_endpoint="a:1").check()
     plan = LaunchPlan(config=TrainerConfig(), nproc_per_node=1, nnodes=2, node_rank=1, rdzv_endpoint="a:1")
     assert {"--nnodes=2", "--node-rank=1", "--rdzv-endpoint=a:1"} < set(torchrun_command(plan))
+
+
+def test_restarts_are_torchruns():
+    plan = LaunchPlan(config=TrainerConfig(), nproc_per_node=1, max_restarts=3)
+    assert "--max-restarts=3" in torchrun_command(plan) and "--max-restarts=3" in sft_command(plan, default_nproc=1)
+    plan = LaunchPlan(config=TrainerConfig(), nproc_per_node=1)
+    assert not any("restarts" in argument for argument in torchrun_command(plan) + sft_command(plan, default_nproc=1))
+
+
+def test_a_job_is_read_as_it_was_written(tmp_path):
+    run_dir = RunDir(tmp_path / "a b\n模型\udc80")
+    run_dir.path.mkdir()
+    job = Job(("torchrun", "it's\n模型\udc80"), run_dir.logs / "torchrun", run_dir, 2, {"A": "b"}, 3)
+    assert read_job(write_job(job)) == job
+    elsewhere = Job(("torchrun",), tmp_path / "node1", None, 1)
+    assert read_job(write_job(elsewhere)) == elsewhere and elsewhere.home == RunDir(tmp_path / "node1")
 
 
 def test_endpoints():
@@ -98,6 +116,13 @@ def test_a_killed_rank_is_found_in_the_summary(tmp_path):
     _note(tmp_path, 0, message="Connection closed by peer [127.0.0.1]")
     error = explain_failure(tmp_path, SUMMARY)
     assert "rank 3 was ended by SIGKILL" in error.message and "memory" in error.hint
+
+
+def test_a_rank_killed_before_a_restart_is_found_in_the_line_about_the_last_attempt(tmp_path):
+    lines = "E0101 api.py:1002] failed (exitcode: 6) local_rank: 0 (pid: 7) of binary: python\n"
+    lines += "E0101 api.py:1002] failed (exitcode: -9) local_rank: 1 (pid: 8) of binary: python\n"
+    assert explain_failure(tmp_path, lines).message == "rank 1 was ended by SIGKILL and left no message"
+    assert "SIGKILL" not in explain_failure(tmp_path, lines + lines.splitlines()[0]).message
 
 
 def test_a_users_mistake_keeps_its_class_and_hint(tmp_path):

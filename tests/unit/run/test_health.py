@@ -274,6 +274,16 @@ def test_a_rank_that_was_killed_is_named_though_it_left_no_note(scene):
     assert (alert.rank, alert.text) == (1, "rank 1 was ended by SIGKILL and left no message") and "dmesg" in alert.hint
 
 
+def test_a_rank_killed_in_a_launch_before_the_last_is_not_what_ails_a_resumed_run(scene):
+    scene.step(range(1, 8))
+    for name, text in (("torchrun", "  rank : 1\n  exitcode : -9 (pid: 6)\n"), ("torchrun-2", "")):
+        (scene.run.logs / name).mkdir()
+        (scene.run.logs / name / "torchrun.log").write_text(text)
+    scene.set_state("stopped", exit_code=7)
+    scene.look()
+    assert "failed" not in scene.alerts()
+
+
 def test_a_lost_run(scene):
     scene.step(range(1, 8))
     scene.now += 100

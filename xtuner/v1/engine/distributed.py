@@ -123,10 +123,16 @@ def broadcast_string(text: str) -> str:
     return box[0]
 
 
-def require_same_everywhere(text: str, what: str) -> None:
-    """Raise `EnvironmentFault` on every rank unless all gave the same `text`."""
+def gather_strings(text: str) -> list[str]:
+    """The `text` of every rank."""
     texts: list[str] = [""] * dist.get_world_size()
     dist.all_gather_object(texts, text)
+    return texts
+
+
+def require_same_everywhere(text: str, what: str) -> None:
+    """Raise `EnvironmentFault` on every rank unless all gave the same `text`."""
+    texts = gather_strings(text)
     others = [rank for rank, other in enumerate(texts) if other != texts[0]]
     if others:
         raise EnvironmentFault(

@@ -5,20 +5,20 @@ import sys
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 
 from xtuner.data.template import tokenizer_fingerprint
 from xtuner.run.atomic import read_json, write_json
-from xtuner.run.checkpoints import Checkpoint, checkpoint_at, remove_leftovers
+from xtuner.run.checkpoints import Checkpoint, checkpoint_at, newest_whole, remove_leftovers
 from xtuner.run.index import rebuild_index
 from xtuner.run.layout import RUN_DIR_VARIABLE, RunDir
 from xtuner.run.record import describe_run, mask_command
 from xtuner.run.resume import ResumePoint, find_resume_point
 from xtuner.run.status import StatusBeat, start_status
 from xtuner.v1.config import TrainerConfig
-from xtuner.v1.engine.distributed import Ranks, broadcast_string
+from xtuner.v1.engine.distributed import Ranks, broadcast_string, gather_strings
 from xtuner.v1.engine.memory import memory_of_rank_gib
 
 
@@ -43,7 +43,8 @@ def start_run(config: TrainerConfig, ranks: Ranks, data_fingerprint: str) -> Run
     Raises:
         XTunerError: see `find_resume_point` and `RunDir.create`.
     """
-    start = _choose(config) if ranks.is_first else None
+    launch = _what_launchers_say()
+    start = _choose(config, launch) if ranks.is_first else None
     if start:
         _write_records(start, config, data_fingerprint, ranks)
     path = broadcast_string(str(start.run_dir.path.absolute()) if start else "")
@@ -52,17 +53,52 @@ def start_run(config: TrainerConfig, ranks: Ranks, data_fingerprint: str) -> Run
     return RunStart(RunDir(Path(path)), checkpoint_at(Path(checkpoint)) if checkpoint else None, remarks)
 
 
-def _choose(config: TrainerConfig) -> RunStart:
-    given = os.environ.get(RUN_DIR_VARIABLE)  # the launcher has chosen already, by the same rules
+class _Launch(NamedTuple):
+    """What the ranks were told when they were started.
+
+    Attributes:
+        run_dir: that the launcher has chosen, by the same rules; empty without `xtuner sft`.
+        is_restart: whether torchrun has started ranks again (`--max-restarts`).
+    """
+
+    run_dir: str
+    is_restart: bool
+
+
+def _what_launchers_say() -> _Launch:
+    """The same on every rank; collective.
+
+    The first rank need not be on the machine whose launcher made the run directory: torchrun numbers the machines as
+    they meet. And a machine that has come back counts its own attempts alone.
+    """
+    run_dirs = gather_strings(os.environ.get(RUN_DIR_VARIABLE, ""))
+    attempts = gather_strings(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0"))
+    return _Launch(next(filter(None, run_dirs), ""), any(attempt != "0" for attempt in attempts))
+
+
+def _choose(config: TrainerConfig, launch: _Launch) -> RunStart:
+    if launch.run_dir and launch.is_restart:
+        return _go_on_in(RunDir(Path(launch.run_dir)))
     point = find_resume_point(config.resume, config.work_dir)
     if point is None:
         remarks = (
             f"--resume auto: {config.work_dir} holds no unfinished run with a whole checkpoint; a new run begins",
         )
-        run_dir = RunDir(Path(given)) if given else RunDir.create(config.work_dir)
+        run_dir = RunDir(Path(launch.run_dir)) if launch.run_dir else RunDir.create(config.work_dir)
         return RunStart(run_dir, None, remarks if config.resume == "auto" else ())
     remove_leftovers(point.run_dir)
     return RunStart(point.run_dir, point.checkpoint, _remarks(point))
+
+
+def _go_on_in(run_dir: RunDir) -> RunStart:
+    """The run that failed just now: whatever its status says, nobody else writes to it."""
+    remove_leftovers(run_dir)
+    checkpoint, skipped = newest_whole(run_dir)
+    if checkpoint is None:
+        return RunStart(
+            run_dir, None, ("the ranks were started again, and there is no checkpoint: from the beginning",)
+        )
+    return RunStart(run_dir, checkpoint, _remarks(ResumePoint(run_dir, checkpoint, tuple(skipped))))
 
 
 def _remarks(point: ResumePoint) -> tuple[str, ...]:

@@ -3,6 +3,11 @@
 torchrun --nproc-per-node 2 xtuner/v1/train/cli/sft.py --load-from MODEL --dataset CHATS.jsonl --work-dir RUNS
 """
 
+from xtuner.run.orphan import end_with_agent
+
+if __name__ == "__main__":
+    end_with_agent()  # before the imports below take their time
+
 import typer
 
 from xtuner.v1.config import TrainerConfig

@@ -1,0 +1,62 @@
+"""Two machines train together; one of them dies and comes back. A minute or two: `make long` runs it."""
+
+import os
+import subprocess
+
+import pytest
+from commands import BIN, ROOT
+from processes import end_all, processes_of, wait_for, wait_for_step
+from two_hosts import TwoHosts, why_not
+
+from xtuner.run.atomic import read_json
+from xtuner.run.checkpoints import list_checkpoints
+from xtuner.run.layout import list_runs
+
+
+@pytest.fixture
+def hosts(tmp_path):
+    reason = why_not(tmp_path) if os.environ.get("XTUNER_TWO_HOSTS") else "takes long: XTUNER_TWO_HOSTS=1 runs it"
+    if reason:
+        pytest.skip(reason)
+    with TwoHosts(tmp_path) as two:
+        yield two
+
+
+def test_a_machine_that_died_comes_back_and_the_run_goes_on(hosts, tiny_model, chats, tmp_path):
+    work_dir = tmp_path / "w"
+    flags = ["sft", "--load-from", tiny_model("llama"), "--dataset", chats, "--work-dir", work_dir]
+    flags += ["--total-step", 100_000, "--checkpoint-interval", 2, "--nproc-per-node", 1, "--nnodes", 2]
+    flags += ["--rdzv-endpoint", "xt-a:29600", "--max-restarts", 3]
+
+    def launch(host):
+        with (tmp_path / f"host{host}.log").open("ab") as output:
+            return subprocess.Popen(
+                hosts.on(host, BIN / "xtuner", *flags, "--node-rank", host),
+                cwd=ROOT,
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=output,
+                env={**os.environ, "NO_COLOR": "1"},
+            )
+
+    try:
+        first, second = launch(0), launch(1)
+        run_dir = wait_for_step(work_dir, 4)
+        second.kill()
+        assert second.wait() != 0
+        wait_for(lambda: not [it for it in processes_of(work_dir) if "--node-rank=1" in it.cmdline()])
+        saved = list_checkpoints(run_dir)[-1].step
+
+        back = launch(1)
+        wait_for(lambda: list_checkpoints(run_dir)[-1].step > saved + 2)
+        stopped = subprocess.run(
+            hosts.on(0, BIN / "xtuner", "stop", work_dir), cwd=ROOT, capture_output=True, text=True, check=False
+        )
+        assert stopped.returncode == 0 and "the state is saved" in stopped.stderr, stopped.stderr
+        assert first.wait() == 7 and back.wait() == 7
+        said = (tmp_path / "host0.log").read_text()
+        assert "restart 1 of 3, from the checkpoint of step" in said
+        assert list_runs(work_dir) == [run_dir]
+        assert [entry["after_step"] >= 2 for entry in read_json(run_dir.run_json)["resumed"]] == [True]
+    finally:
+        end_all(work_dir)

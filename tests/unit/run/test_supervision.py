@@ -1,0 +1,63 @@
+"""`supervisor.json`: written by the supervising process, read by whoever comes back."""
+
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+
+from xtuner.run.layout import RunDir
+from xtuner.run.status import start_status, write_status
+from xtuner.run.supervision import read_supervision, supervise_here, supervised_runs
+
+
+def _edit(run_dir, **changes):
+    values = json.loads(run_dir.supervisor_json.read_text())
+    run_dir.supervisor_json.write_text(json.dumps({**values, **changes}))
+
+
+def test_a_launch_goes_on_until_it_says_how_it_ended(tmp_path):
+    run_dir = RunDir.create(tmp_path)
+    assert read_supervision(run_dir) is None and supervised_runs(tmp_path) == []
+    file = supervise_here(run_dir, is_detached=True)
+    known = read_supervision(run_dir)
+    assert known.pid == os.getpid() and known.is_detached and not known.has_ended and not known.is_lost
+    assert supervised_runs(tmp_path) == [run_dir] == supervised_runs(run_dir.path)
+    file.update(num_stop_signals=1)
+    file.update(exit_code=7, message="stopped", hint="go on")
+    known = read_supervision(run_dir)
+    assert (known.num_stop_signals, known.exit_code, known.message, known.hint) == (1, 7, "stopped", "go on")
+    assert supervised_runs(tmp_path) == []
+
+
+def test_a_process_that_is_gone_or_another_with_its_number_is_lost(tmp_path):
+    run_dir = RunDir.create(tmp_path)
+    program = "import sys; from pathlib import Path; from xtuner.run.layout import RunDir\n"
+    program += "from xtuner.run.supervision import supervise_here\n"
+    program += "supervise_here(RunDir(Path(sys.argv[1])), is_detached=False)"
+    subprocess.run([sys.executable, "-c", program, run_dir.path], check=True)
+    assert read_supervision(run_dir).is_lost and supervised_runs(tmp_path) == []
+    _edit(run_dir, pid=os.getpid())
+    assert read_supervision(run_dir).is_lost and supervised_runs(tmp_path) == []
+
+
+def test_on_another_host_the_heartbeat_of_the_run_tells(tmp_path):
+    run_dir = RunDir.create(tmp_path)
+    supervise_here(run_dir, is_detached=True)
+    _edit(run_dir, host="another-host")
+    assert supervised_runs(tmp_path) == [run_dir]  # it may be starting
+    _edit(run_dir, begun_at=0)
+    assert supervised_runs(tmp_path) == []
+    write_status(run_dir, start_status(10))
+    assert supervised_runs(tmp_path) == [run_dir]
+    assert not read_supervision(run_dir).is_lost
+
+
+@pytest.mark.parametrize(
+    "text", ["", "{", "[]", "null", '{"schema": 1}', '{"schema": 2, "pid": 1}', '{"schema": 1, "pid": "1"}']
+)
+def test_a_broken_file_says_nothing(tmp_path, text):
+    run_dir = RunDir.create(tmp_path)
+    run_dir.supervisor_json.write_text(text)
+    assert read_supervision(run_dir) is None and supervised_runs(tmp_path) == []

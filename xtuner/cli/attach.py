@@ -1,0 +1,66 @@
+"""`xtuner attach`: come back to a run that goes on, as if it had been launched here."""
+
+import shlex
+import time
+from pathlib import Path
+
+import typer
+
+from xtuner.cli import console
+from xtuner.cli.run_choice import require_live_runs
+from xtuner.errors import TrainingFailed, error_for_exit_code
+from xtuner.run.layout import RunDir
+from xtuner.run.supervision import Supervision, read_supervision
+from xtuner.run.tail import FileTail
+
+_POLL_S = 0.2
+_LAST_BYTES = 4096  # about 15 step lines: where the run stands
+
+
+def command(
+    work_dir: Path = typer.Argument(..., metavar="WORK_DIR", help="A work dir, or one run directory in it."),
+) -> None:
+    """Follow the newest run of a work dir that goes on, to its end: the log of its first rank.
+
+    Ctrl-C leaves, and the run goes on. Exit codes: that of the run.
+
+    \b
+    Example:
+      xtuner attach work_dirs
+    """
+    run_dir = require_live_runs(work_dir)[-1]
+    console.say(f"following {run_dir.path} (Ctrl-C leaves, the run goes on)")
+    try:
+        supervision = _follow(run_dir)
+    except KeyboardInterrupt:
+        path = shlex.quote(str(run_dir.path))
+        console.say(f"left {run_dir.path}, which goes on\n  xtuner attach {path}\n  xtuner stop {path}")
+        return
+    if supervision is None or supervision.exit_code is None:
+        raise TrainingFailed(
+            f"the process that supervised {run_dir.path} is gone, and its ranks with it",
+            hint="somebody killed it, or the machine was started anew; go on with --resume auto",
+        )
+    if supervision.exit_code != 0:
+        raise error_for_exit_code(supervision.exit_code, supervision.message, hint=supervision.hint)
+    show_result(run_dir)
+
+
+def show_result(run_dir: RunDir) -> None:
+    """Say what a finished run has made; the path goes to stdout."""
+    has_model = run_dir.latest_export.exists()
+    console.say("fine-tuned model:" if has_model else "LoRA adapter:")
+    console.data(str(run_dir.latest_export if has_model else run_dir.latest_adapter))
+
+
+def _follow(run_dir: RunDir) -> Supervision | None:
+    """Show the lines of the first rank until the launch ends; what is known of its end."""
+    log = FileTail(run_dir.rank_log(0), last_bytes=_LAST_BYTES)
+    while True:
+        supervision = read_supervision(run_dir)  # before the look at the log, so that no line is missed
+        while lines := log.read_lines():
+            for line in lines:
+                console.say(line)
+        if supervision is None or supervision.has_ended or supervision.is_lost:
+            return supervision
+        time.sleep(_POLL_S)

@@ -1,0 +1,131 @@
+"""`supervisor.json`: which process looks after a run, and how the run ended as that process saw it.
+
+`status.json` is the ranks' own: there is none before they have begun, it says `failed` while torchrun starts them
+again, and it stays as it was when all of them are killed.
+"""
+
+import time
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from xtuner.run.atomic import read_json, write_json
+from xtuner.run.layout import RunDir, find_runs
+from xtuner.run.process import ProcessIdentity, this_process
+from xtuner.run.status import ALIVE_STATES, judge, read_status
+
+SCHEMA = 1
+# How long ranks may take to begin, on a machine whose processes cannot be looked at from here.
+_STARTS_WITHIN_S = 600.0
+_KINDS: dict[str, tuple[type, ...]] = {
+    "host": (str,),
+    "pid": (int,),
+    "born": (str,),
+    "is_detached": (bool,),
+    "begun_at": (int, float),
+    "num_stop_signals": (int,),
+    "exit_code": (int, type(None)),
+    "message": (str,),
+    "hint": (str,),
+}
+
+
+@dataclass(frozen=True)
+class Supervision:
+    """A launch of a run; a run that is resumed has the last one's.
+
+    Attributes:
+        host, pid, born: the supervising process, see `ProcessIdentity`.
+        is_detached: it has no terminal, and outlives the one that it was started from.
+        begun_at: seconds since the epoch.
+        num_stop_signals: how many signals it has been sent that ask the run to stop.
+        exit_code: how the launch ended; None while it goes on.
+        message, hint: of the error that it ended with.
+    """
+
+    host: str
+    pid: int
+    born: str
+    is_detached: bool
+    begun_at: float
+    num_stop_signals: int = 0
+    exit_code: int | None = None
+    message: str = ""
+    hint: str = ""
+
+    @property
+    def process(self) -> ProcessIdentity:
+        """The supervising process."""
+        return ProcessIdentity(self.host, self.pid, self.born)
+
+    @property
+    def has_ended(self) -> bool:
+        """Whether it has said how the run ended."""
+        return self.exit_code is not None
+
+    @property
+    def is_lost(self) -> bool:
+        """Whether it is gone, as far as this machine can know, and has not said how the run ended."""
+        return not self.has_ended and self.process.is_here and not self.process.is_alive
+
+
+def supervise_here(home: RunDir, *, is_detached: bool) -> "SupervisionFile":
+    """Write that this process supervises the run in `home` from now on.
+
+    Raises:
+        OSError: it cannot be written.
+    """
+    process = this_process()
+    return SupervisionFile(home, Supervision(process.host, process.pid, process.born, is_detached, time.time()))
+
+
+class SupervisionFile:
+    """The file as its one writer has it; a disk that fails later costs what it says, never the run."""
+
+    def __init__(self, home: RunDir, supervision: Supervision) -> None:
+        self._home = home
+        self._supervision = supervision
+        write_json(home.supervisor_json, {"schema": SCHEMA, **asdict(supervision)})
+
+    def update(self, **changes: Any) -> None:
+        """Change fields and write them."""
+        self._supervision = replace(self._supervision, **changes)
+        try:
+            write_json(self._home.supervisor_json, {"schema": SCHEMA, **asdict(self._supervision)})
+        except OSError:
+            pass
+
+
+def read_supervision(home: RunDir) -> Supervision | None:
+    """What is on disk; None when there is nothing that can be read: the run was started by torchrun itself."""
+    known = _read(home)
+    # It may have ended, and said so, between the two looks; what is there now is its last word.
+    return _read(home) if known and known.is_lost else known
+
+
+def _read(home: RunDir) -> Supervision | None:
+    try:
+        values = read_json(home.supervisor_json)
+        if values.get("schema") != SCHEMA:
+            return None
+        known = {name: values[name] for name in _KINDS if name in values}
+        if all(isinstance(value, _KINDS[name]) for name, value in known.items()):
+            return Supervision(**known)
+    except (OSError, ValueError, TypeError, AttributeError):
+        pass
+    return None
+
+
+def supervised_runs(path: Path) -> list[RunDir]:
+    """The runs behind `path`, a work dir or a run directory, whose launch has not ended, oldest first."""
+    return [run_dir for run_dir in find_runs(path) if _goes_on(run_dir)]
+
+
+def _goes_on(run_dir: RunDir) -> bool:
+    known = read_supervision(run_dir)
+    if known is None or known.has_ended or known.is_lost:
+        return False
+    if known.process.is_here:
+        return True
+    now = time.time()
+    return judge(read_status(run_dir), now) in ALIVE_STATES or now - known.begun_at < _STARTS_WITHIN_S
