@@ -1,7 +1,6 @@
 """The screen of `xtuner monitor`: tabs over one run, repainted by a frame tick."""
 
 import os
-import sys
 import time
 from collections.abc import Iterable, Sequence
 from functools import partial
@@ -22,7 +21,7 @@ from xtuner.tui.monitor.notice_line import Notice, NoticeLine, notice_of
 from xtuner.tui.monitor.overview import Overview
 from xtuner.tui.monitor.panes import make_pane
 from xtuner.tui.monitor.plots import PlotChoice, PlotMaker
-from xtuner.tui.monitor.runs import RunList, newest_run
+from xtuner.tui.monitor.runs import RunList
 from xtuner.tui.monitor.session import Session
 from xtuner.tui.monitor.tab_line import TABS, TabLine
 from xtuner.tui.monitor.tab_pane import TabPane
@@ -43,32 +42,6 @@ _PAINT_REST = 3
 _FRAME_UNSEEN_S = 2.0
 _SAID_S = 4.0
 _TINY_CELLS, _TINY_ROWS, _LOW_ROWS = 50, 14, 30
-# The reader's thread computes; with Python's 5 ms, each of the screen's many short turns would wait that long.
-_SWITCH_S = 0.001
-
-
-def watch(path: Path, compared: Sequence[Path] = ()) -> None:
-    """Show the newest run behind `path` until the user leaves; the caller has checked that there is a terminal.
-
-    Args:
-        path: a work dir, a run, or logs.
-        compared: the newest run behind each is drawn beside it.
-
-    Raises:
-        UsageError: a path leads to no run.
-        EnvironmentFault: one cannot be read.
-    """
-    runs = RunList(path)
-    others = [newest_run(other) for other in compared]
-    switch_s = sys.getswitchinterval()
-    sys.setswitchinterval(_SWITCH_S)
-    try:
-        app = MonitorApp(runs, others)
-        app.run()
-    finally:
-        sys.setswitchinterval(switch_s)
-    if app.crash is not None:
-        raise app.crash
 
 
 class MonitorApp(App[None]):
