@@ -36,6 +36,15 @@ def command(
         path = shlex.quote(str(run_dir.path))
         console.say(f"left {run_dir.path}, which goes on\n  xtuner attach {path}\n  xtuner stop {path}")
         return
+    show_end(run_dir, supervision)
+
+
+def show_end(run_dir: RunDir, supervision: Supervision | None) -> None:
+    """Say how a launch ended.
+
+    Raises:
+        XTunerError: it failed or was stopped, or the process that supervised it is gone without a word.
+    """
     if supervision is None or supervision.exit_code is None:
         raise TrainingFailed(
             f"the process that supervised {run_dir.path} is gone, and its ranks with it",

@@ -62,7 +62,7 @@ def command(
         console.data(str(report_newest(path, Path(report))))
         return
     if not plain and _is_on_a_terminal():
-        from xtuner.tui.monitor.app import watch
+        from xtuner.tui.monitor.watch import watch
 
         watch(path, [Path(other) for other in compare or []])
         return

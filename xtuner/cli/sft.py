@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Literal
 import typer
 
 from xtuner.cli import console
-from xtuner.cli.attach import show_result
+from xtuner.cli.attach import show_end, show_result
 from xtuner.cli.progress import tokenising_bar
 from xtuner.launch.devices import count_accelerators
 from xtuner.launch.plan import LaunchPlan, torchrun_command
@@ -67,11 +67,13 @@ def command(
         max_restarts=max_restarts,
     )
     asking = Asking(wizard, plain, goes_on, never=yes or dry_run or emit is not None)
+    is_watched = False
     if wants_questions(config, asking):
         chosen = ask(plan, asking, ctx.params)
         if chosen is None:
             return
         plan, config = chosen, chosen.config
+        is_watched = not (plain or detach)
     if emit:
         _emit(plan, emit)
         return
@@ -89,6 +91,8 @@ def command(
         return
     if detach:
         launch_and_leave(plan)
+    elif is_watched and plan.node_rank == 0:
+        launch_and_watch(plan)
     else:
         launch(plan)
 
@@ -123,6 +127,28 @@ def launch(plan: LaunchPlan) -> RunDir:
     return job.home
 
 
+def launch_and_watch(plan: LaunchPlan) -> None:
+    """Tokenise the data into the cache, start `plan` in a process of its own, and show the dashboard of the run.
+
+    Raises:
+        XTunerError: the data cannot be trained on, the process did not start, or the run ended badly meanwhile.
+    """
+    from xtuner.cli.stop import stop_run
+    from xtuner.launch.detach import start_detached
+    from xtuner.run.supervision import read_supervision
+    from xtuner.tui.monitor.watch import watch_launched
+
+    run_dir = start_detached(_prepare(plan))
+    wants_stop = watch_launched(run_dir.path)
+    supervision = read_supervision(run_dir)
+    if supervision is None or supervision.has_ended or supervision.is_lost:
+        show_end(run_dir, supervision)
+    elif wants_stop:
+        stop_run(run_dir)
+    else:
+        _say_how_to_come_back(run_dir)
+
+
 def launch_and_leave(plan: LaunchPlan) -> None:
     """Tokenise the data into the cache, start `plan` in a process of its own, and say how to come back.
 
@@ -133,10 +159,14 @@ def launch_and_leave(plan: LaunchPlan) -> None:
 
     home = start_detached(_prepare(plan))
     if plan.node_rank == 0:
-        path = shlex.quote(str(home.path))
-        console.say("it goes on without this terminal; come back with")
-        console.say(f"  xtuner monitor {path}\n  xtuner attach {path}\n  xtuner stop {path}")
+        _say_how_to_come_back(home)
     console.data(str(home.path))
+
+
+def _say_how_to_come_back(run_dir: RunDir) -> None:
+    path = shlex.quote(str(run_dir.path))
+    console.say("it goes on without this terminal; come back with")
+    console.say(f"  xtuner monitor {path}\n  xtuner attach {path}\n  xtuner stop {path}")
 
 
 def _prepare(plan: LaunchPlan) -> "Job":

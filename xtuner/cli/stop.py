@@ -28,7 +28,15 @@ def command(
     Example:
       xtuner stop work_dirs
     """
-    run_dir = _require_one(work_dir)
+    stop_run(_require_one(work_dir), now=now)
+
+
+def stop_run(run_dir: RunDir, *, now: bool = False) -> None:
+    """Ask a run that goes on to save and leave, wait for it, and say how it ended; Ctrl-C leaves it to that.
+
+    Raises:
+        XTunerError: it is on another host, belongs to another user, failed, or was not saved.
+    """
     supervision = _require_here(run_dir)
     try:
         _ask(run_dir, supervision, now=now)

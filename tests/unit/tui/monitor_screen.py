@@ -68,9 +68,9 @@ class MonitorScreen:
         return self.app._pane
 
 
-def drive(steps, path, size=(120, 36)):
+def drive(steps, path, size=(120, 36), app=None):
     """Run `steps(screen)` with the dashboard on `path`; no thread of it may be left."""
-    app = MonitorApp(RunList(path))
+    app = app or MonitorApp(RunList(path))
 
     async def main():
         async with app.run_test(size=size) as pilot:

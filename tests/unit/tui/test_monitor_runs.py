@@ -11,8 +11,9 @@ from tui_pictures import strips_of
 
 from xtuner.errors import UsageError
 from xtuner.run.logline import StepLine, format_step
-from xtuner.tui.monitor.app import watch
+from xtuner.tui.monitor.launched import LaunchedApp
 from xtuner.tui.monitor.runs import RunList
+from xtuner.tui.monitor.watch import watch
 
 
 @pytest.fixture(autouse=True)
@@ -292,3 +293,35 @@ def test_runs_that_cannot_be_listed_for_a_moment_stay(tmp_path):
     assert not runs.look(0.0) and runs.newest is not None
     (tmp_path / "away").rename(tmp_path / "w")
     assert not runs.look(100.0) and runs.newest is not None
+
+
+@pytest.mark.parametrize(
+    ("keys", "wants_stop"), [(["enter"], False), (["l"], False), (["s"], True), (["escape", "q", "ctrl+c"], False)]
+)
+def test_who_leaves_a_run_that_was_launched_here_is_asked(tmp_path, keys, wants_stop):
+    healthy_run(tmp_path)
+    app = LaunchedApp(RunList(tmp_path))
+
+    async def steps(screen):
+        await screen.press("3", "q")
+        assert "The run goes on without this screen." in screen.text
+        for key in keys:
+            assert screen.app.is_running and not screen.app._exit
+            await screen.pilot.press(key)
+            await screen.pilot.pause()
+        await screen.until(lambda: screen.app._exit)
+
+    drive(steps, tmp_path, app=app)
+    assert app.wants_stop == wants_stop
+
+
+def test_a_run_that_is_over_is_left_at_once(tmp_path):
+    healthy_run(tmp_path).set_state("finished")
+    app = LaunchedApp(RunList(tmp_path))
+
+    async def steps(screen):
+        await screen.pilot.press("q")
+        await screen.until(lambda: screen.app._exit)
+
+    drive(steps, tmp_path, app=app)
+    assert not app.wants_stop

@@ -1,7 +1,6 @@
 """The screen of `xtuner monitor`: tabs over one run, repainted by a frame tick."""
 
 import os
-import sys
 import time
 from collections.abc import Iterable, Sequence
 from functools import partial
@@ -22,7 +21,7 @@ from xtuner.tui.monitor.notice_line import Notice, NoticeLine, notice_of
 from xtuner.tui.monitor.overview import Overview
 from xtuner.tui.monitor.panes import make_pane
 from xtuner.tui.monitor.plots import PlotChoice, PlotMaker
-from xtuner.tui.monitor.runs import RunList, newest_run
+from xtuner.tui.monitor.runs import RunList
 from xtuner.tui.monitor.session import Session
 from xtuner.tui.monitor.tab_line import TABS, TabLine
 from xtuner.tui.monitor.tab_pane import TabPane
@@ -37,36 +36,12 @@ if TYPE_CHECKING:
 
 _FRAME_S = 0.5
 _FRAME_WHILE_BEHIND_S = 0.05
+# While a history is read, painting takes a quarter of the time: the rest is for reading and for keys.
+_PAINT_REST = 3
 # While the terminal's window has no focus, a frame now and then is enough.
 _FRAME_UNSEEN_S = 2.0
 _SAID_S = 4.0
 _TINY_CELLS, _TINY_ROWS, _LOW_ROWS = 50, 14, 30
-# The reader's thread computes; with Python's 5 ms, each of the screen's many short turns would wait that long.
-_SWITCH_S = 0.001
-
-
-def watch(path: Path, compared: Sequence[Path] = ()) -> None:
-    """Show the newest run behind `path` until the user leaves; the caller has checked that there is a terminal.
-
-    Args:
-        path: a work dir, a run, or logs.
-        compared: the newest run behind each is drawn beside it.
-
-    Raises:
-        UsageError: a path leads to no run.
-        EnvironmentFault: one cannot be read.
-    """
-    runs = RunList(path)
-    others = [newest_run(other) for other in compared]
-    switch_s = sys.getswitchinterval()
-    sys.setswitchinterval(_SWITCH_S)
-    try:
-        app = MonitorApp(runs, others)
-        app.run()
-    finally:
-        sys.setswitchinterval(switch_s)
-    if app.crash is not None:
-        raise app.crash
 
 
 class MonitorApp(App[None]):
@@ -97,6 +72,7 @@ class MonitorApp(App[None]):
         self._panes: dict[str, TabPane] = {}
         self._tab = TABS[0].id
         self._painted = -1
+        self._paint_again_at = 0.0
         self._has_focus = True
         self._is_tiny = self._is_over = False
         self._plots: PlotMaker | None = None
@@ -231,12 +207,17 @@ class MonitorApp(App[None]):
         pane = self._pane
         # Ages of ranks and lines of logs change without the store; what lies under a page is not looked at.
         is_live = self._tab in ("ranks", "logs", "run")
+        is_behind = any(session.is_behind for session in self._sessions)
         if pane is None or not pane.is_mounted or len(self.screen_stack) > 1:
             return
         revision = sum(session.revision for session in self._sessions)  # each of them only grows
         if is_live or revision != self._painted:
+            begin = time.monotonic()
+            if is_behind and self._painted >= 0 and begin < self._paint_again_at:
+                return
             self._painted = revision
             pane.repaint(now)
+            self._paint_again_at = time.monotonic() + _PAINT_REST * (time.monotonic() - begin)
 
     def on_resize(self, event: events.Resize) -> None:
         """Where nothing else has room, text is shown."""
@@ -245,6 +226,13 @@ class MonitorApp(App[None]):
             screen.set_class(self._is_tiny, "-tiny")
             screen.set_class(event.size.height < _LOW_ROWS, "-low")
         self._painted = -1
+
+    async def on_event(self, event: events.Event) -> None:
+        """Keys and the mouse come before reading."""
+        if isinstance(event, events.InputEvent):
+            for session in self._sessions:
+                session.hold()
+        await super().on_event(event)
 
     def on_app_focus(self) -> None:
         """The terminal's window is looked at."""

@@ -11,6 +11,8 @@ _POLL_S = 0.5
 _SLICE_S = 0.01
 # Between two slices of a long history: the screen's thread gets its turn.
 _BREATH_S = 0.002
+# After a key the screen has the interpreter to itself, for as long as a picture takes; but reading never stands still.
+_HOLD_S, _MAX_HOLD_S = 0.15, 0.5
 # Slices that wait for the screen; while it does not come, reading waits too, so that memory stays bounded.
 _MAX_WAITING = 8
 
@@ -29,6 +31,7 @@ class Reader:
         self._num_read = self._num_given = 0
         self._newest_until: int | None = None  # slices that hold where the run stands
         self._is_whole = False
+        self._held_until = self._read_at = 0.0
         self._is_over = threading.Event()
         self._thread = threading.Thread(target=self._run, name="monitor-reader", daemon=True)
 
@@ -41,6 +44,10 @@ class Reader:
         self._is_over.set()
         if self._thread.is_alive():
             self._thread.join(1.0)
+
+    def hold(self) -> None:
+        """Leave the processor to the screen for a moment: there was a key."""
+        self._held_until = time.monotonic() + _HOLD_S
 
     @property
     def is_behind(self) -> bool:
@@ -67,6 +74,11 @@ class Reader:
                 if len(self._slices) >= _MAX_WAITING:
                     self._is_over.wait(_BREATH_S)
                     continue
+                now = time.monotonic()
+                if now < self._held_until and now < self._read_at + _MAX_HOLD_S:
+                    self._is_over.wait(self._held_until - now)
+                    continue
+                self._read_at = now
                 events = self._feed.poll(_SLICE_S)
                 if events:
                     self._num_read += 1

@@ -66,6 +66,10 @@ class Session:
         """Read no further."""
         self._reader.stop()
 
+    def hold(self) -> None:
+        """Read a little later: there was a key."""
+        self._reader.hold()
+
     @property
     def is_behind(self) -> bool:
         """Whether there is more to take in at once."""
