@@ -55,6 +55,13 @@ def test_help_imports_neither_torch_nor_transformers(command):
     assert not modules & {"torch", "transformers", "numpy", "textual", "safetensors", "huggingface_hub"}
 
 
+def test_what_supervises_a_detached_run_stays_small():
+    """It lives as long as the training does."""
+    modules = _modules_after("import xtuner.launch.entry.supervisor")
+    assert "xtuner.launch.supervise" in modules
+    assert not modules & {"torch", "transformers", "numpy", "textual", "pydantic", "typer", "rich", "yaml"}
+
+
 def test_check_model_and_monitor_run_without_numpy(tmp_path):
     for command in (["check-model", str(tmp_path)], ["monitor", str(tmp_path), "--once"], ["runs", str(tmp_path)]):
         assert not _modules_after(RUN_CLI.format(arguments=command)) & {"torch", "transformers", "numpy"}

@@ -55,10 +55,9 @@ def start_detached(job: Job) -> RunDir:
     _started.append(process)
     while not _supervises(process.pid, job.home):
         if process.poll() is not None and not _supervises(process.pid, job.home):
-            said = job.supervisor_log.read_text(encoding="utf-8", errors="backslashreplace").strip()
             raise EnvironmentFault(
-                f"the supervising process ended with exit code {process.returncode}: {said.rpartition(chr(10))[2]}",
-                hint=f"what it said is in {job.supervisor_log}",
+                f"the supervising process ended with exit code {process.returncode}: {_last_words(job)}",
+                hint=f"all it said is in {job.supervisor_log}",
             )
         time.sleep(_POLL_S)
     return job.home
@@ -67,3 +66,10 @@ def start_detached(job: Job) -> RunDir:
 def _supervises(pid: int, home: RunDir) -> bool:
     supervision = read_supervision(home)
     return supervision is not None and supervision.pid == pid
+
+
+def _last_words(job: Job) -> str:
+    """The error it ended with, or whatever it said last."""
+    said = job.supervisor_log.read_text(encoding="utf-8", errors="backslashreplace").splitlines()
+    errors = [line.partition("error: ")[2] for line in said if "error: " in line]
+    return (errors or said or ["it said nothing"])[-1]

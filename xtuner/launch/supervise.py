@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
 
-from xtuner.errors import StoppedNotSaved, TrainingFailed, XTunerError
+from xtuner.errors import EnvironmentFault, StoppedNotSaved, TrainingFailed, XTunerError
 from xtuner.launch.attempts import Attempts
 from xtuner.launch.failure import explain_failure, explain_stop
 from xtuner.launch.job import Job
@@ -36,10 +36,16 @@ def run_to_end(
 
     Raises:
         XTunerError: the run failed or was stopped; the error is that of the first rank that failed.
+        EnvironmentFault: the run directory cannot be written.
     """
-    job.log_dir.mkdir(parents=True, exist_ok=True)
     with StopSignals(is_detached=is_detached) as signals:  # before anybody can know whom to send one
-        file = supervise_here(job.home, is_detached=is_detached)
+        try:
+            job.log_dir.mkdir(parents=True, exist_ok=True)
+            file = supervise_here(job.home, is_detached=is_detached)
+        except OSError as error:
+            raise EnvironmentFault(
+                f"{job.home.path} cannot be written: {error.strerror}", hint="check its permissions and the free disk"
+            ) from None
         with _end_noted(file):
             _Launch(job, signals, file, _until_gone(say), on_line and _until_gone(on_line)).run()
 
