@@ -5,7 +5,7 @@ BIN    := $(VENV)/bin
 # Tests of the tier e2e start several ranks each; more workers than this only make them wait for each other.
 WORKERS ?= 2
 
-.PHONY: install demo test check lint unit e2e gpu format clean
+.PHONY: install demo test check lint unit e2e faults gpu format clean
 
 install: $(VENV)/.installed
 
@@ -33,6 +33,10 @@ unit: install
 
 e2e: install
 	$(BIN)/python -m pytest -n $(WORKERS) -m e2e
+
+# The long versions, which `make test` has in short: 100 random kills, 20 save points for each number of ranks.
+faults: install
+	XTUNER_LONG_FAULTS=1 $(BIN)/python -m pytest -s -m faults
 
 gpu: install
 	$(BIN)/python -m pytest -m gpu

@@ -49,6 +49,9 @@ from xtuner.v1.train.run_start import start_beat, start_run
 from xtuner.v1.train.signals import die_with_parent, raise_on_stop_signals
 from xtuner.v1.train.trackers import Trackers
 
+# A run that fails waits this long for the save it has begun; torchrun leaves the other ranks 30 s.
+_LAST_SAVE_S = 20.0
+
 
 class Trainer:
     """One fine-tuning run, seen from one rank.
@@ -144,6 +147,7 @@ class Trainer:
             self._save_after(step, outcome)
         self._set_status(state="exporting")
         exported = self._exporter.export_latest(self.step)
+        self._checkpoints.wait()
         wait_for_all()  # nobody leaves while the first rank still writes
         self._set_status(state="finished", exit_code=0, message=self._evaluation.why_ended_early)
         self._close()
@@ -163,6 +167,7 @@ class Trainer:
         self._checkpoints.after_step(step, is_wanted=save_wished or stop_wished)
         if not stop_wished:
             return
+        self._checkpoints.wait()
         reason = self._checkpoints.stop_reason
         if self._checkpoints.saved_step != step:
             raise StoppedNotSaved(
@@ -187,6 +192,9 @@ class Trainer:
     def report_end(self, error: Exception) -> None:
         """Write into log and status that `error` ended the run; called on the rank that met it."""
         is_stop = isinstance(error, StoppedAndSaved | StoppedNotSaved)
+        if not is_stop:
+            with suppress(Exception):  # a rank that is gone, or hangs: the error itself is still to be told
+                self._checkpoints.wait(_LAST_SAVE_S)
         exit_code = error.exit_code if isinstance(error, XTunerError) else TrainingFailed.exit_code
         self._set_status(state="stopped" if is_stop else "failed", exit_code=exit_code, message=str(error))
         with suppress(OSError):  # the disk may be what failed; the error itself is still to be told
