@@ -12,6 +12,7 @@ from forked_ranks import ForkServer
 
 from xtuner.run.atomic import read_json
 from xtuner.run.checkpoints import fault_of, list_checkpoints, sha256_of
+from xtuner.run.index import scan
 from xtuner.run.layout import list_runs
 from xtuner.run.metrics import read_metrics
 from xtuner.run.status import read_status
@@ -111,6 +112,34 @@ def test_a_kill_at_any_point_of_a_save_costs_one_interval_at_most(server, option
     assert not list(run_dir.checkpoints.glob(".tmp-*"))
     resumed_after = [resumed["after_step"] for resumed in read_json(run_dir.run_json)["resumed"]]
     assert resumed_after == [steps_left[-1] for _, steps_left in kills]
+
+
+# Where the first rank dies in an export, or while a record is written; whether the export is there afterwards.
+EXPORT_KILLS = [
+    ("export.mkdir", False),
+    ("meta.run.json.pre", False),
+    ("export.rename.pre", False),
+    ("meta.status.json.pre", False),
+    ("export.rename.post", True),
+    ("meta..xtuner.pre", True),
+    ("export.swap", False),  # the old one of this step is put aside, the new one has no name yet
+    ("meta.exports.json.pre", True),
+]
+
+
+def test_a_kill_in_an_export_or_a_record_leaves_no_half_of_one(server, options, tmp_path, undisturbed):
+    for fault, is_there in EXPORT_KILLS:
+        assert _die(server, options(tmp_path), f"{fault}:rank=0") == (2, 4), fault
+        [run_dir] = list_runs(tmp_path)
+        [entry] = scan(tmp_path)["runs"]
+        assert (entry["exports"], entry["verified_exports"]) == (["hf-6"] if is_there else [], []), fault
+        if is_there:
+            assert sha256_of(run_dir.export(6) / "model.safetensors") == undisturbed[0], fault
+    assert list(run_dir.path.glob(".exports.json.*.tmp"))  # the control: they do leave something
+    _completed(server, [*options(tmp_path), "--resume", "auto"])
+    assert scan(tmp_path)["runs"][0]["verified_exports"] == ["hf-6"]
+    assert (_weights(tmp_path), _steps(run_dir)) == undisturbed
+    assert not [path.name for path in run_dir.path.iterdir() if path.name.startswith(".")]
 
 
 @pytest.mark.parametrize(("ranks", "num_points"), SAVE_POINTS)

@@ -9,9 +9,10 @@ from typing import Any
 
 from xtuner.data.template import tokenizer_fingerprint
 from xtuner.run.atomic import read_json, write_json
-from xtuner.run.checkpoints import Checkpoint, checkpoint_at, remove_leftovers
+from xtuner.run.checkpoints import Checkpoint, checkpoint_at
 from xtuner.run.index import rebuild_index
 from xtuner.run.layout import RUN_DIR_VARIABLE, RunDir
+from xtuner.run.leftovers import clear_run, clear_work_dir
 from xtuner.run.record import describe_run, mask_command
 from xtuner.run.resume import ResumePoint, find_resume_point
 from xtuner.run.status import StatusBeat, start_status
@@ -52,13 +53,14 @@ def start_run(config: TrainerConfig, ranks: Ranks, data_fingerprint: str) -> Run
 def _choose(config: TrainerConfig) -> RunStart:
     given = os.environ.get(RUN_DIR_VARIABLE)  # the launcher has chosen already, by the same rules
     point = find_resume_point(config.resume, config.work_dir)
+    clear_work_dir(config.work_dir)
     if point is None:
         remarks = (
             f"--resume auto: {config.work_dir} holds no unfinished run with a whole checkpoint; a new run begins",
         )
         run_dir = RunDir(Path(given)) if given else RunDir.create(config.work_dir)
         return RunStart(run_dir, None, remarks if config.resume == "auto" else ())
-    remove_leftovers(point.run_dir)
+    clear_run(point.run_dir)
     return RunStart(point.run_dir, point.checkpoint, _remarks(point))
 
 
