@@ -37,6 +37,7 @@ def _run(fault, rank="0"):
         ("save:rank=0:nth=2:SIGTERM", 1, -15),
         ("elsewhere:SIGKILL", 3, 0),
         ("save:sleep=0", 3, 0),
+        ("save:sleep=0;save:nth=2:SIGKILL", 1, -9),
     ],
 )
 def test_a_fault_comes_where_it_is_asked_for(fault, num_passed, returncode):

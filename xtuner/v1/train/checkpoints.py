@@ -95,7 +95,12 @@ class Checkpoints:
         """Whether this rank wants the run to save, and to save and stop, after the step at hand."""
         is_due = self._interval_s is not None and time.monotonic() - self._saved_at >= self._interval_s
         is_asked = self._is_first and self._save is None and (is_due or self._run_dir.save_now.exists())
-        return is_asked, bool(self._stop.signal_name)
+        return is_asked, self.is_stopping
+
+    @property
+    def is_stopping(self) -> bool:
+        """Whether this rank was sent a signal to stop."""
+        return bool(self._stop.signal_name)
 
     @property
     def stop_reason(self) -> str:

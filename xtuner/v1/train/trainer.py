@@ -12,6 +12,7 @@ from xtuner.data.report import report_lines
 from xtuner.errors import StoppedAndSaved, StoppedNotSaved, TrainingFailed, XTunerError
 from xtuner.preflight import check_inputs, prepare_evaluation_data, prepare_training_data
 from xtuner.run.checkpoints import Checkpoint
+from xtuner.run.faults import point
 from xtuner.run.index import rebuild_index
 from xtuner.v1.config import TrainerConfig
 from xtuner.v1.datasets.batches import Batches
@@ -78,6 +79,7 @@ class Trainer:
         start = start_run(config, self.ranks, fingerprint)
         self.run_dir = start.run_dir
         self._log = RankLog(self.run_dir, self.ranks.rank)
+        point("start")
         self._batches = Batches(
             data,
             self.ranks.data_share,
@@ -112,6 +114,7 @@ class Trainer:
             steps_per_epoch=self._batches.steps_per_epoch(),
             total_steps=self.total_steps,
             set_status=self._set_status,
+            wants_stop=lambda: self._checkpoints.is_stopping,
         )
         self._checkpoints = Checkpoints(
             self._engine,
@@ -130,7 +133,11 @@ class Trainer:
         self._set_status(state="running")
         if self.step == 0:
             self._evaluation.before_training()
-        for step in range(self.step + 1, self.total_steps + 1):
+        steps = range(self.step + 1, self.total_steps + 1)
+        if self.step and self._evaluation.is_due and self._evaluation.ends_run_after(self.step):
+            steps = range(0)
+        for step in steps:
+            point("step")
             self._meter.begin()
             batch = self._batches.fetch(step)
             self._meter.batch_ready()
@@ -161,7 +168,8 @@ class Trainer:
             StoppedNotSaved: it could not be written.
         """
         save_wished, stop_wished = outcome.wishes
-        if step == self.total_steps:  # the export comes at once
+        stop_wished |= self._evaluation.is_due
+        if step == self.total_steps and not self._evaluation.is_due:  # the export comes at once
             return
         self._exporter.after_step(step)
         self._checkpoints.after_step(step, is_wanted=save_wished or stop_wished)
