@@ -5,7 +5,7 @@ BIN    := $(VENV)/bin
 # Tests of the tier e2e start several ranks each; more workers than this only make them wait for each other.
 WORKERS ?= 2
 
-.PHONY: install demo test check lint unit e2e long gpu format clean
+.PHONY: install demo test check lint unit e2e faults gpu format clean
 
 install: $(VENV)/.installed
 
@@ -34,8 +34,10 @@ unit: install
 e2e: install
 	$(BIN)/python -m pytest -n $(WORKERS) -m e2e
 
-# Not in CI: twenty kills of each kind, and two machines in network namespaces (as root).
-long: install
+# Not in CI, which has short versions: 100 random kills, 20 save points for each number of ranks, 20 kills of each
+# process of a launch, and two machines in network namespaces (as root).
+faults: install
+	XTUNER_LONG_FAULTS=1 XTUNER_NUM_KILLS=20 XTUNER_TWO_HOSTS=1 $(BIN)/python -m pytest -s -m faults tests/faults
 	XTUNER_NUM_KILLS=20 XTUNER_TWO_HOSTS=1 $(BIN)/python -m pytest -s tests/e2e/test_no_orphans.py tests/e2e/test_two_hosts.py
 
 gpu: install

@@ -52,7 +52,7 @@ def one_round(directory: Path, size_mib: int) -> dict[str, float]:
     from xtuner.run import checkpoints
     from xtuner.run.layout import RunDir
     from xtuner.v1.checkpoint.restore import restore_checkpoint
-    from xtuner.v1.checkpoint.save import save_checkpoint
+    from xtuner.v1.checkpoint.save import Snapshot, save_checkpoint
     from xtuner.v1.engine.distributed import mesh_of_ranks
 
     dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
@@ -68,8 +68,13 @@ def one_round(directory: Path, size_mib: int) -> dict[str, float]:
     run_dir = RunDir.create(directory)
     device = torch.device("cpu")
     begun_at = time.perf_counter()
-    checkpoint = save_checkpoint(model, [optimizer], run_dir, 1, device=device, facts={"world_size": 1})
+    snapshot = Snapshot.take(model, [optimizer], device)
+    checkpoint = save_checkpoint(snapshot, run_dir, 1, facts={"world_size": 1})
     save_s, hash_s = time.perf_counter() - begun_at, timed.seconds
+    begun_at = time.perf_counter()
+    copy = Snapshot.take(model, [optimizer], device).copied()
+    stall_s = time.perf_counter() - begun_at
+    del copy
     begun_at = time.perf_counter()
     assert checkpoints.fault_of(checkpoint) is None
     verify_s = time.perf_counter() - begun_at
@@ -78,7 +83,14 @@ def one_round(directory: Path, size_mib: int) -> dict[str, float]:
     restore_s = time.perf_counter() - begun_at
     shutil.rmtree(run_dir.path)
     dist.destroy_process_group()
-    return {"raw": raw_s, "save": save_s, "hash": hash_s, "verify": verify_s, "restore": restore_s}
+    return {
+        "raw": raw_s,
+        "save": save_s,
+        "hash": hash_s,
+        "stall": stall_s,
+        "verify": verify_s,
+        "restore": restore_s,
+    }
 
 
 class _Timer:
@@ -118,6 +130,7 @@ def print_table(rounds: list[dict[str, float]], size_mib: int) -> None:
         "raw": "bare write and fsync of as many bytes",
         "save": "a save, whole",
         "hash": "of it hashing, while the disk works",
+        "stall": "the copy that training waits for with --async-checkpoint",
         "verify": "looking whether it is whole, every byte",
         "restore": "restoring it",
     }

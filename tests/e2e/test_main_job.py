@@ -63,9 +63,9 @@ def test_values_are_what_the_design_says_they_are(finished):
 def test_the_run_directory_tells_the_run(finished):
     run_dir, _ = finished
     index = json.loads((run_dir.work_dir / ".xtuner").read_text())
-    assert [(entry["name"], entry["state"], entry["exports"]) for entry in index["runs"]] == [
-        (run_dir.name, "finished", ["hf-100"])
-    ]
+    [entry] = index["runs"]
+    assert (entry["name"], entry["state"]) == (run_dir.name, "finished")
+    assert entry["exports"] == entry["verified_exports"] == ["hf-100"]
     status = json.loads(run_dir.status_json.read_text())
     assert (status["state"], status["step"], status["exit_code"]) == ("finished", 100, 0)
     config = json.loads(run_dir.config_json.read_text())

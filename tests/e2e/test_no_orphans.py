@@ -1,6 +1,6 @@
 """Whatever is killed, nothing of the run is left.
 
-`make long` kills each kind twenty times, at any moment, and says how long the others took to go.
+`make faults` kills each kind twenty times, at any moment, and says how long the others took to go.
 """
 
 import os

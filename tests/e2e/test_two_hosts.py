@@ -1,4 +1,4 @@
-"""Two machines train together; one of them dies and comes back. A minute or two: `make long` runs it."""
+"""Two machines train together; one of them dies and comes back. A minute or two: `make faults` runs it."""
 
 import os
 import subprocess

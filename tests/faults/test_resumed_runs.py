@@ -1,34 +1,51 @@
 """Runs that die or are stopped go on from their checkpoint and end with the very weights of an undisturbed run."""
 
-import hashlib
 import os
+import random
 import signal
 import subprocess
 import time
 
 import pytest
-from commands import BIN, ROOT, run
+from commands import BIN, ROOT
+from forked_ranks import ForkServer
 
 from xtuner.run.atomic import read_json
-from xtuner.run.checkpoints import fault_of, list_checkpoints
+from xtuner.run.checkpoints import fault_of, list_checkpoints, sha256_of
+from xtuner.run.index import scan
 from xtuner.run.layout import list_runs
 from xtuner.run.metrics import read_metrics
 from xtuner.run.status import read_status
 
 _STEPS = 6
+IS_LONG = "XTUNER_LONG_FAULTS" in os.environ  # `make faults`
+NUM_KILLS = 100 if IS_LONG else 5
+SAVE_POINTS = [(1, 20), (2, 20), (4, 20)] if IS_LONG else [(2, 3)]  # ranks, and at how many saves they die
 
 
-def _command(tiny_model, chats, work_dir, *more, ranks=2):
-    return [
-        *("xtuner", "sft", "--load-from", tiny_model("qwen3"), "--dataset", chats, "--work-dir", work_dir),
-        *("--total-step", _STEPS, "--pack-max-length", 256, "--nproc-per-node", ranks, "--checkpoint-interval", 2),
-        *more,
-    ]
+@pytest.fixture(scope="module")
+def server(tmp_path_factory):
+    server = ForkServer(tmp_path_factory.mktemp("outputs"))
+    yield server
+    server.close()
+
+
+@pytest.fixture(scope="module")
+def options(tiny_model, chats):
+    """The options of a run in a work dir."""
+
+    def of(work_dir, *more):
+        return [
+            *("--load-from", tiny_model("qwen3"), "--dataset", chats, "--work-dir", work_dir),
+            *("--total-step", _STEPS, "--pack-max-length", 256, "--checkpoint-interval", 2, *more),
+        ]
+
+    return of
 
 
 def _weights(work_dir):
-    [run_dir] = list_runs(work_dir)
-    return hashlib.sha256((run_dir.latest_export / "model.safetensors").read_bytes()).hexdigest()
+    """The SHA-256 of what the newest run exported."""
+    return sha256_of(list_runs(work_dir)[-1].latest_export / "model.safetensors")
 
 
 def _steps(run_dir, rank=0):
@@ -39,52 +56,150 @@ def _steps(run_dir, rank=0):
     }
 
 
+def _completed(server, arguments, **how):
+    """Run to the end, which must be a good one; what was said."""
+    done = server.run(*arguments, **how)
+    assert set(done.codes) == {0}, done.output
+    return done.output
+
+
 @pytest.fixture(scope="module")
-def undisturbed(tiny_model, chats, tmp_path_factory):
+def undisturbed(server, options, tmp_path_factory):
     """Weights and steps of a run that nothing happens to."""
     work_dir = tmp_path_factory.mktemp("undisturbed")
-    done = run(*_command(tiny_model, chats, work_dir))
-    assert done.returncode == 0, done.stderr
+    _completed(server, options(work_dir))
     [run_dir] = list_runs(work_dir)
     return _weights(work_dir), _steps(run_dir)
 
 
-POINTS = [
-    ("save.mkdir", 0, (2,)),
-    ("save.tensors", 1, (2,)),
-    ("save.written", 0, (2,)),
-    ("save.fsync", 1, (2,)),
-    ("save.manifest", 0, (2,)),
-    ("save.rename.pre", 0, (2,)),
-    ("save.rename.post", 0, (2, 4)),
+# --- Killed ---
+
+# A point of a save, the rank that dies there, and the steps of the checkpoints that are whole afterwards. Each launch
+# goes on where the one before it died, in its first save, the very first launch in its second.
+KILLS = [
+    ("save.mkdir:rank=0:nth=2", (1,)),
+    ("save.tensors:rank=1", (1,)),
+    ("save.written:rank=0", (1,)),
+    ("save.fsync:rank=1", (1,)),
+    ("save.manifest:rank=0", (1,)),
+    ("save.rename.pre:rank=0", (1,)),
+    ("save.rename.post:rank=0", (1, 2)),
 ]
 
 
-@pytest.mark.parametrize(("point", "rank", "steps_left"), POINTS, ids=[point for point, *_ in POINTS])
-def test_a_kill_in_the_second_save_costs_two_steps_at_most(
-    tiny_model, chats, tmp_path, undisturbed, point, rank, steps_left
-):
-    nth = 3 if point == "save.fsync" else 2  # a rank makes two files durable in each save
-    died = run(*_command(tiny_model, chats, tmp_path), env={"XTUNER_FAULT": f"{point}:rank={rank}:nth={nth}:SIGKILL"})
-    assert died.returncode == 6 and "SIGKILL" in died.stderr
-    [run_dir] = list_runs(tmp_path)
+def _die(server, arguments, fault, **how):
+    """Run until `fault` kills a rank; the whole checkpoints that are left, by their steps."""
+    died = server.run(*arguments, "--resume", "auto", fault=f"{fault}:SIGKILL", **how)
+    assert -signal.SIGKILL in died.codes and 0 not in died.codes, (fault, died)
+    run_dir = list_runs(arguments[arguments.index("--work-dir") + 1])[-1]
     left = list_checkpoints(run_dir)
-    assert tuple(checkpoint.step for checkpoint in left) == steps_left
-    assert [fault_of(checkpoint) for checkpoint in left] == [None] * len(left)
+    assert [fault_of(checkpoint) for checkpoint in left] == [None] * len(left), fault
+    return tuple(checkpoint.step for checkpoint in left)
 
-    resumed = run(*_command(tiny_model, chats, tmp_path, "--resume", "auto"))
-    assert resumed.returncode == 0, resumed.stderr
-    assert f"resuming {run_dir.path} after step {steps_left[-1]}" in resumed.stderr
-    weights, steps = undisturbed
-    assert _weights(tmp_path) == weights
-    assert _steps(run_dir) == steps
+
+@pytest.mark.parametrize("more", [(), ("--async-checkpoint",)], ids=["sync", "async"])
+def test_a_kill_at_any_point_of_a_save_costs_one_interval_at_most(server, options, tmp_path, undisturbed, more):
+    arguments = options(tmp_path, "--checkpoint-interval", 1, *more)
+    # In the background the same code runs: one point before the commit and one after it are enough.
+    kills = [KILLS[0], KILLS[3], KILLS[6]] if more else KILLS
+    for fault, steps_left in kills:
+        assert _die(server, arguments, fault) == steps_left, fault
+    said = _completed(server, [*arguments, "--resume", "auto"])
+    [run_dir] = list_runs(tmp_path)
+    assert f"resumed from {run_dir.checkpoints / 'step-00000002'}: the next step is 3" in said
+    assert ("in the background: training waited" in said) == bool(more)
+    assert (_weights(tmp_path), _steps(run_dir)) == undisturbed
     assert not list(run_dir.checkpoints.glob(".tmp-*"))
-    assert read_json(run_dir.run_json)["resumed"][0]["after_step"] == steps_left[-1]
-    assert (run_dir.logs / "attempt_0").exists() and (run_dir.logs / "attempt_1").exists()
+    resumed_after = [resumed["after_step"] for resumed in read_json(run_dir.run_json)["resumed"]]
+    assert resumed_after == [steps_left[-1] for _, steps_left in kills]
+
+
+# Where the first rank dies in an export, or while a record is written; whether the export is there afterwards.
+EXPORT_KILLS = [
+    ("export.mkdir", False),
+    ("meta.run.json.pre", False),
+    ("export.rename.pre", False),
+    ("meta.status.json.pre", False),
+    ("export.rename.post", True),
+    ("meta..xtuner.pre", True),
+    ("export.swap", False),  # the old one of this step is put aside, the new one has no name yet
+    ("meta.exports.json.pre", True),
+]
+
+
+def test_a_kill_in_an_export_or_a_record_leaves_no_half_of_one(server, options, tmp_path, undisturbed):
+    for fault, is_there in EXPORT_KILLS:
+        assert _die(server, options(tmp_path), f"{fault}:rank=0") == (2, 4), fault
+        [run_dir] = list_runs(tmp_path)
+        [entry] = scan(tmp_path)["runs"]
+        assert (entry["exports"], entry["verified_exports"]) == (["hf-6"] if is_there else [], []), fault
+        if is_there:
+            assert sha256_of(run_dir.export(6) / "model.safetensors") == undisturbed[0], fault
+    assert list(run_dir.path.glob(".exports.json.*.tmp"))  # the control: they do leave something
+    _completed(server, [*options(tmp_path), "--resume", "auto"])
+    assert scan(tmp_path)["runs"][0]["verified_exports"] == ["hf-6"]
+    assert (_weights(tmp_path), _steps(run_dir)) == undisturbed
+    assert not [path.name for path in run_dir.path.iterdir() if path.name.startswith(".")]
+
+
+@pytest.mark.parametrize(("ranks", "num_points"), SAVE_POINTS)
+def test_every_save_is_resumed_bit_for_bit(server, options, tmp_path, ranks, num_points):
+    """Each launch dies right after its first save, so that the last weights have gone through each of them."""
+    more = ("--total-step", num_points + 2, "--checkpoint-interval", 1)
+    whole, died = options(tmp_path / "whole", *more), options(tmp_path / "died", *more)
+    _completed(server, whole, ranks=ranks)
+    for step in range(1, num_points + 1):
+        assert _die(server, died, "save.rename.post:rank=0", ranks=ranks)[-1] == step
+    _completed(server, [*died, "--resume", "auto"], ranks=ranks)
+    _require_same_runs(tmp_path / "died", tmp_path / "whole", ranks)
+
+
+def _require_same_runs(work_dir, other, ranks):
+    assert _weights(work_dir) == _weights(other)
+    [one], [another] = list_runs(work_dir), list_runs(other)
+    for rank in range(ranks):
+        assert _steps(one, rank) == _steps(another, rank)
+
+
+def test_kills_at_random_times_lose_nothing(server, options, tmp_path):
+    seed = random.randrange(2**32)
+    print("seed", seed)
+    dice = random.Random(seed)
+    more = ("--total-step", 3 * NUM_KILLS, "--checkpoint-interval", 1, "--scheduler-type", "constant")
+    _completed(server, options(tmp_path / "whole", *more))
+    num_kills = num_runs = 0
+    while num_kills < NUM_KILLS:  # a run that was faster than its killer is compared, and another one begun
+        work_dir = tmp_path / f"killed-{num_runs}"
+        num_kills += _kill_until_it_ends(server, [*options(work_dir, *more), "--resume", "auto"], dice, num_kills)
+        num_runs += 1
+        assert _weights(work_dir) == _weights(tmp_path / "whole")
+    print(f"{num_kills} kills over {num_runs} runs")
+
+
+def _kill_until_it_ends(server, arguments, dice, num_kills):
+    """Kill all ranks at once, again and again, until `NUM_KILLS` are reached in all, then let the run end."""
+    num_here = 0
+    while True:
+        started = server.start(*arguments)
+        if num_kills + num_here < NUM_KILLS:
+            if dice.random() < 0.8:  # else wherever it is on its way to a step
+                started.wait_until_it_says(" Step ")
+            time.sleep(dice.uniform(0, 1))
+            started.send(signal.SIGKILL)
+        codes = set(started.wait().codes)
+        if codes == {0}:
+            return num_here
+        assert codes <= {-signal.SIGKILL, 0}, started.said()
+        num_here += 1
+        for run_dir in list_runs(arguments[arguments.index("--work-dir") + 1]):
+            assert [fault_of(checkpoint) for checkpoint in list_checkpoints(run_dir)] in ([], [None], [None] * 2)
+
+
+# --- Every way to train, on any number of ranks ---
 
 
 @pytest.mark.parametrize(
-    "options",
+    "more",
     [
         ("--lora.rank", 4, "--lora.dropout", 0.2),
         ("--optimizer", "muon"),
@@ -93,31 +208,21 @@ def test_a_kill_in_the_second_save_costs_two_steps_at_most(
     ],
     ids=["lora-dropout", "muon", "tp", "sp"],
 )
-def test_every_way_to_train_is_resumed_exactly(tiny_model, chats, tmp_path, options):
-    whole, died = tmp_path / "whole", tmp_path / "died"
-    done = run(*_command(tiny_model, chats, whole, *options))
-    assert done.returncode == 0, done.stderr
-    killed = run(*_command(tiny_model, chats, died, *options), env={"XTUNER_FAULT": "save.rename.post:nth=1:SIGKILL"})
-    assert killed.returncode == 6, killed.stderr
-    resumed = run(*_command(tiny_model, chats, died, *options, "--resume", "auto"))
-    assert resumed.returncode == 0, resumed.stderr
-    assert _weights(died) == _weights(whole)
-    for rank in (0, 1):
-        [of_whole], [of_died] = list_runs(whole), list_runs(died)
-        assert _steps(of_died, rank) == _steps(of_whole, rank)
+def test_every_way_to_train_is_resumed_exactly(server, options, tmp_path, more):
+    whole, died = options(tmp_path / "whole", *more), options(tmp_path / "died", *more)
+    _completed(server, whole)
+    assert _die(server, died, "save.rename.post") == (2,)
+    _completed(server, [*died, "--resume", "auto"])
+    _require_same_runs(tmp_path / "died", tmp_path / "whole", 2)
 
 
-def test_other_numbers_of_ranks_go_on_with_the_same_rows(tiny_model, chats, tmp_path):
-    common = ("--global-batch-size", 4)
-    whole = run(*_command(tiny_model, chats, tmp_path / "whole", *common, ranks=1))
-    assert whole.returncode == 0, whole.stderr
-    fault = {"XTUNER_FAULT": "save.rename.post:rank=0:nth=1:SIGKILL"}
+def test_other_numbers_of_ranks_go_on_with_the_same_rows(server, options, tmp_path):
+    common = ("--global-batch-size", 4, "--checkpoint-interval", 1)
+    whole, split = options(tmp_path / "whole", *common), options(tmp_path / "split", *common)
+    _completed(server, whole, ranks=1)
     for ranks in (1, 2, 4, 1):  # each goes on from the save of the one before, and dies after the next
-        resume = ("--resume", "auto", "--checkpoint-interval", 1)
-        last = run(*_command(tiny_model, chats, tmp_path / "split", *common, *resume, ranks=ranks), env=fault)
-        assert last.returncode == 6, last.stderr
-    done = run(*_command(tiny_model, chats, tmp_path / "split", *common, "--resume", "auto", ranks=2))
-    assert done.returncode == 0, done.stderr
+        _die(server, split, "save.rename.post:rank=0", ranks=ranks)
+    _completed(server, [*split, "--resume", "auto"], ranks=2)
     [of_whole], [of_split] = list_runs(tmp_path / "whole"), list_runs(tmp_path / "split")
     expected, found = _steps(of_whole), _steps(of_split)
     assert expected.keys() == found.keys()
@@ -126,21 +231,155 @@ def test_other_numbers_of_ranks_go_on_with_the_same_rows(tiny_model, chats, tmp_
         assert found[step][2] == pytest.approx(norm, rel=1e-4)
 
 
-@pytest.mark.parametrize("fault", ["save.written:rank=1:nth=1:enospc", "save.fsync:rank=0:nth=1:eio"])
-def test_a_save_that_fails_costs_a_warning(tiny_model, chats, tmp_path, undisturbed, fault):
-    done = run(*_command(tiny_model, chats, tmp_path), env={"XTUNER_FAULT": fault})
-    assert done.returncode == 0, done.stderr
-    assert "the checkpoint of step 2 could not be saved: rank" in done.stderr
+def test_other_data_is_refused(server, options, tmp_path):
+    arguments = options(tmp_path)
+    _die(server, arguments, "save.rename.post")
+    other = [*arguments, "--resume", "auto", "--seed", 7]
+    refused = server.run(*other)
+    assert refused.codes == (4, 4)
+    assert "seed 42 is now 7" in refused.output and "--allow-data-change" in refused.output
+    assert "resumed with other data: " in _completed(server, [*other, "--allow-data-change"])
+
+
+# --- Saves that fail ---
+
+
+# One save after the other fails elsewhere. What fails while tensors are written is in the test after this one.
+FAILURES = [
+    "save.mkdir:rank=0:enospc",
+    "save.written:rank=1:enospc",
+    "save.fsync:rank=1:eio",
+    "save.manifest:rank=0:enospc",
+    "meta.MANIFEST.json.pre:rank=0:enospc",
+    "prune.pre:rank=0:eio",
+]
+
+
+@pytest.mark.parametrize("more", [(), ("--async-checkpoint",)], ids=["sync", "async"])
+def test_a_save_that_fails_costs_a_warning(server, options, tmp_path, more):
+    lengths = ("--total-step", 10, "--checkpoint-interval", 1)
+    said = _completed(server, options(tmp_path / "failing", *lengths, *more), fault=";".join(FAILURES))
+    failed = [step for step in range(1, 10) if f"the checkpoint of step {step} could not be saved: rank" in said]
+    assert failed == [1, 2, 3, 4, 5] and said.count("could not be removed") == 1
+    run_dir = _require_saved(tmp_path / "failing", [8, 9])
+    assert not list(run_dir.checkpoints.glob(".[!.]*"))
+    _completed(server, options(tmp_path / "whole", *lengths))
+    assert _weights(tmp_path / "failing") == _weights(tmp_path / "whole")
+
+
+def _require_saved(work_dir, steps):
+    [run_dir] = list_runs(work_dir)
+    left = list_checkpoints(run_dir)
+    assert [(checkpoint.step, fault_of(checkpoint)) for checkpoint in left] == [(step, None) for step in steps]
+    return run_dir
+
+
+@pytest.mark.parametrize("share", [0.1 * tenth for tenth in range(10)] if IS_LONG else [0.5])
+def test_files_that_may_not_grow(server, options, tmp_path, tiny_model, undisturbed, share):
+    """RLIMIT_FSIZE ends a write as a full disk does. An export fits below the limit, what a rank saves does not."""
+    export = (tiny_model("qwen3") / "model.safetensors").stat().st_size
+    limit = int(export * (1.1 + 0.3 * share))  # a rank of two saves half of three times as much
+    said = _completed(server, options(tmp_path), file_size=limit)
+    assert said.count("could not be saved: rank") == 2
+    run_dir = _require_saved(tmp_path, [])
+    assert not list(run_dir.checkpoints.iterdir()) and _weights(tmp_path) == undisturbed[0]
+
+
+@pytest.fixture
+def small_disk(tmp_path):
+    """`small_disk(bytes)` is a directory on a file system of that size."""
+    mounted = []
+
+    def mount(size):
+        target = tmp_path / "disk"
+        target.mkdir()
+        done = subprocess.run(
+            ["mount", "-t", "tmpfs", "-o", f"size={size}", "xtuner-test", str(target)], capture_output=True, check=False
+        )
+        if done.returncode:
+            pytest.skip(f"mounting is not permitted: {done.stderr.decode().strip()}")
+        mounted.append(target)
+        return target
+
+    yield mount
+    for target in mounted:
+        subprocess.run(["umount", str(target)], check=True)
+
+
+@pytest.mark.parametrize(("size", "saved", "words"), [(3.6, [], "No space left"), (6, [2], "needs about")])
+def test_a_full_disk(server, options, small_disk, tiny_model, undisturbed, size, saved, words):
+    """In sizes of an export: a checkpoint of three seems to fit into one and does not; a second not into the other."""
+    disk = small_disk(int(size * (tiny_model("qwen3") / "model.safetensors").stat().st_size))
+    said = _completed(server, options(disk))
+    assert "of them and the one that is written" in said and words in said
+    run_dir = _require_saved(disk, saved)
+    assert not list(run_dir.checkpoints.glob(".tmp-*")) and _weights(disk) == undisturbed[0]
+
+
+def test_a_work_dir_that_is_read_only(server, options, small_disk):
+    disk = small_disk(2**20)
+    subprocess.run(["mount", "-o", "remount,ro", str(disk)], check=True)
+    refused = server.run(*options(disk / "runs"))
+    assert set(refused.codes) == {5}
+    assert f"the work dir {disk / 'runs'} cannot be written: Read-only file system" in refused.output
+
+
+# --- Signals ---
+
+# Where one rank is sent a signal, the exit code, and the step whose state is saved then.
+CELLS = [
+    ("start", 8, None),
+    ("eval.batch", 7, 1),  # before the first step there is nothing to save yet
+    ("step", 7, 1),
+    ("step:nth=4", 7, 4),
+    ("eval.batch:nth=3", 7, 3),
+    ("save.written", 7, 3),
+    ("eval.batch:nth=5", 7, 6),
+    ("export.mkdir:rank=0", 7, 4),  # of the best model so far
+    ("export.mkdir:rank=0:nth=2", 0, None),  # all steps are trained
+]
+SIGNALS = ("SIGTERM", "SIGINT", "SIGUSR1")
+HIT = (
+    [(*cell, name) for cell in CELLS for name in SIGNALS]
+    if IS_LONG
+    else [(*cell, SIGNALS[number % 3]) for number, cell in enumerate(CELLS)]
+)
+
+
+@pytest.fixture(scope="module")
+def evaluated(server, options, chats, tmp_path_factory):
+    """The options of runs with evaluations, each of two batches a rank; weights and records of an undisturbed one."""
+    more = ("--eval-dataset", chats, "--eval-interval", 3, "--eval-max-packs", 4)
+    work_dir = tmp_path_factory.mktemp("evaluated")
+    _completed(server, options(work_dir, *more))
+    return more, _weights(work_dir), _evaluations(work_dir)
+
+
+def _evaluations(work_dir):
+    return [(record["step"], record["loss"]) for record in read_metrics(list_runs(work_dir)[-1].eval_metrics)]
+
+
+@pytest.mark.parametrize(("point", "code", "step", "name"), HIT)
+def test_a_signal_in_any_phase(server, options, tmp_path, evaluated, point, code, step, name):
+    more, weights, evaluations = evaluated
+    arguments = options(tmp_path, *more)
+    ended = server.run(*arguments, fault=f"{point if 'rank' in point else point + ':rank=1'}:{name}")
+    assert code in ended.codes and (code == 8 or set(ended.codes) == {code}), ended.output
     [run_dir] = list_runs(tmp_path)
-    assert [checkpoint.step for checkpoint in list_checkpoints(run_dir)] == [4]
-    assert not list(run_dir.checkpoints.glob(".tmp-*"))
-    assert _weights(tmp_path) == undisturbed[0]
+    if step:
+        assert list_checkpoints(run_dir)[-1].step == step and not (run_dir.path / "hf-6").exists()
+        assert fault_of(list_checkpoints(run_dir)[-1]) is None
+        assert read_status(run_dir).state == "stopped"
+    if code:
+        _completed(server, [*arguments, "--resume", "auto"])
+    assert _weights(tmp_path) == weights
+    if point != "eval.batch":  # there the one before the first step was left, and not made up for
+        assert _evaluations(tmp_path) == evaluations
 
 
-def _started(command):
-    program, *arguments = map(str, command)
+def _started(arguments, ranks=2):
     return subprocess.Popen(
-        [str(BIN / program), *arguments],
+        [str(BIN / "xtuner"), "sft", *map(str, arguments), "--nproc-per-node", str(ranks)],
         cwd=ROOT,
         env={**os.environ, "NO_COLOR": "1"},
         stdin=subprocess.DEVNULL,
@@ -149,10 +388,10 @@ def _started(command):
     )
 
 
-def _stopped(command, number):
-    """Start `command`, wait for its first step, send it a signal; exit code and what it said."""
+def _stopped(arguments, number):
+    """Start `xtuner sft`, wait for its first step, send it a signal; exit code and what it said."""
     seen = []
-    with _started(command) as process:
+    with _started(arguments) as process:
         for line in process.stderr:
             seen.append(line)
             if " Step 1/" in line:
@@ -161,9 +400,9 @@ def _stopped(command, number):
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGUSR1], ids=lambda number: number.name)
-def test_a_signal_saves_and_stops(tiny_model, chats, tmp_path, number):
-    long_run = ("--total-step", 2000, "--checkpoint-interval", 100_000, "--scheduler-type", "constant")
-    code, said = _stopped(_command(tiny_model, chats, tmp_path, *long_run), number)
+def test_a_signal_to_the_launcher_saves_and_stops(options, tmp_path, number):
+    long_run = ("--checkpoint-interval", 100_000, "--scheduler-type", "constant")
+    code, said = _stopped(options(tmp_path, *long_run, "--total-step", 2000), number)
     assert code == 7, said
     [run_dir] = list_runs(tmp_path)
     [checkpoint] = list_checkpoints(run_dir)
@@ -172,32 +411,23 @@ def test_a_signal_saves_and_stops(tiny_model, chats, tmp_path, number):
     assert (status.state, status.exit_code, status.step) == ("stopped", 7, checkpoint.step)
     assert f"after step {checkpoint.step} of 2000; the state is saved" in said
     assert f"--resume {run_dir.path}" in said
+    if number == signal.SIGTERM:  # once is enough to see that the launcher can resume too
+        more = (*long_run, "--total-step", checkpoint.step + 1, "--resume", "auto")
+        with _started(options(tmp_path, *more)) as process:
+            said = process.communicate()[1]
+        assert process.returncode == 0, said
+        assert f"resuming {run_dir.path} after step {checkpoint.step}" in said
+        assert (run_dir.logs / "attempt_0").exists() and (run_dir.logs / "attempt_1").exists()
 
 
-def test_save_now_saves_without_stopping(tiny_model, chats, tmp_path):
-    command = _command(tiny_model, chats, tmp_path, "--total-step", 100_000, "--checkpoint-interval", 100_000)
-    with _started(command) as process:
-        try:
-            while not (runs := list_runs(tmp_path)) or not (status := read_status(runs[0])) or status.step < 2:
-                assert process.poll() is None
-                time.sleep(0.1)
-            runs[0].save_now.touch()
-            while not list_checkpoints(runs[0]) or runs[0].save_now.exists():
-                assert process.poll() is None
-                time.sleep(0.1)
-            assert fault_of(list_checkpoints(runs[0])[0]) is None
-        finally:
-            process.send_signal(signal.SIGTERM)
-            process.communicate()
-    assert process.returncode == 7
-
-
-def test_other_data_is_refused(tiny_model, chats, tmp_path):
-    fault = {"XTUNER_FAULT": "save.rename.post:nth=1:SIGKILL"}
-    assert run(*_command(tiny_model, chats, tmp_path), env=fault).returncode == 6
-    other = ("--resume", "auto", "--seed", 7)
-    refused = run(*_command(tiny_model, chats, tmp_path, *other))
-    assert refused.returncode == 4
-    assert "seed 42 is now 7" in refused.stderr and "--allow-data-change" in refused.stderr
-    allowed = run(*_command(tiny_model, chats, tmp_path, *other, "--allow-data-change"))
-    assert allowed.returncode == 0 and "resumed with other data: " in allowed.stderr
+def test_save_now_saves_without_stopping(server, options, tmp_path):
+    run = server.start(*options(tmp_path, "--total-step", 100_000, "--checkpoint-interval", 100_000))
+    run.wait_until_it_says("Step 2/")
+    [run_dir] = list_runs(tmp_path)
+    run_dir.save_now.touch()
+    run.wait_until_it_says("] saved ")
+    while run_dir.save_now.exists():
+        time.sleep(0.05)
+    assert fault_of(list_checkpoints(run_dir)[0]) is None
+    run.send(signal.SIGTERM)
+    assert set(run.wait().codes) == {7}

@@ -48,9 +48,16 @@ def _render(runs: list[dict[str, Any]]) -> list[str]:
 
 def _row(run: dict[str, Any]) -> tuple[str, ...]:
     # The model comes last: it may be of any length and in any script, which would break columns after it.
-    export = run["exports"][-1] if run["exports"] else "-"
     step = f"{run['step']}/{run['total_steps']}"
-    return run["name"], run["state"], step, export, _checkpoint(run["checkpoints"]), _cell(run["model"])
+    return run["name"], run["state"], step, _export(run), _checkpoint(run["checkpoints"]), _cell(run["model"])
+
+
+def _export(run: dict[str, Any]) -> str:
+    """The newest export, and whether it is not known to be what was written."""
+    if not run["exports"]:
+        return "-"
+    newest = str(run["exports"][-1])
+    return newest if newest in run["verified_exports"] else f"{newest} (not verified)"
 
 
 def _checkpoint(checkpoints: list[dict[str, Any]]) -> str:

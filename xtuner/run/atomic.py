@@ -6,6 +6,8 @@ import secrets
 from pathlib import Path
 from typing import Any
 
+from xtuner.run.faults import point
+
 
 def atomic_write(path: Path, data: bytes | str) -> None:
     """Replace `path` by `data`: temporary file, fsync, rename, fsync of the directory.
@@ -24,10 +26,12 @@ def atomic_write(path: Path, data: bytes | str) -> None:
             file.write(payload)
             file.flush()
             os.fsync(file.fileno())
+        point(f"meta.{path.name}.pre")
         os.replace(temporary, path)
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
+    point(f"meta.{path.name}.post")
     sync_directory(path.parent)
 
 

@@ -23,11 +23,12 @@ from typing import Any
 from xtuner.run.atomic import read_json, sync_directory, write_json
 from xtuner.run.faults import point
 from xtuner.run.layout import RunDir, point_link
+from xtuner.run.trash import empty_trash, list_named, throw_away
 
 MANIFEST = "MANIFEST.json"
 SCHEMA = 1
 _NAME = re.compile(r"step-([0-9]{8})")
-_TEMPORARY, _TRASH = ".tmp-", ".trash-"
+_TEMPORARY = ".tmp-"
 _BLOCK_BYTES = 2**20
 
 
@@ -235,9 +236,7 @@ def prune(run_dir: RunDir, keep: int) -> list[Checkpoint]:
     whole = [checkpoint for checkpoint in list_checkpoints(run_dir) if not fault_of(checkpoint, reads_files=False)]
     surplus = whole[: -max(1, keep)]
     for checkpoint in surplus:
-        point("prune")
-        trash = run_dir.checkpoints / f"{_TRASH}{checkpoint.path.name}-{secrets.token_hex(4)}"
-        os.rename(checkpoint.path, trash)
+        throw_away(checkpoint.path)
     if surplus:
         sync_directory(run_dir.checkpoints)
     remove_leftovers(run_dir)
@@ -246,10 +245,6 @@ def prune(run_dir: RunDir, keep: int) -> list[Checkpoint]:
 
 def remove_leftovers(run_dir: RunDir) -> None:
     """Remove what saves and removals that never ended have left; only the run's one writer may call it."""
-    try:
-        names = os.listdir(run_dir.checkpoints)
-    except OSError:
-        return
-    for name in names:
-        if name.startswith((_TEMPORARY, _TRASH)):
-            shutil.rmtree(run_dir.checkpoints / name, ignore_errors=True)
+    empty_trash(run_dir.checkpoints)
+    for temporary in list_named(run_dir.checkpoints, _TEMPORARY):
+        shutil.rmtree(temporary, ignore_errors=True)

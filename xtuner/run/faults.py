@@ -1,6 +1,7 @@
 """Points at which a test can let something go wrong: `XTUNER_FAULT="save.rename.pre:rank=1:nth=2:SIGKILL"`.
 
-The names of the points stand in the code that calls `point`. Without the variable a call is one look at a constant.
+Several are separated by semicolons. The names of the points stand in the code that calls `point`. Without the variable
+a call is one look at a constant.
 """
 
 import errno
@@ -21,14 +22,24 @@ class _Fault:
     num_seen: int = 0
 
 
-def _read(text: str) -> _Fault:
+def _read(text: str) -> list[_Fault]:
+    return [_read_one(part) for part in text.split(";") if part]
+
+
+def _read_one(text: str) -> _Fault:
     name, *options, action = text.split(":")
     values = dict(option.split("=") for option in options)
     rank = int(values["rank"]) if "rank" in values else None
     return _Fault(name, rank, int(values.get("nth", "1")), action)
 
 
-_FAULT = _read(os.environ[_VARIABLE]) if _VARIABLE in os.environ else None
+_FAULTS = _read(os.environ.get(_VARIABLE, ""))
+
+
+def arm(text: str) -> None:
+    """Let `text` hold from here on, as if the variable had said so; an empty one lets nothing go wrong."""
+    global _FAULTS
+    _FAULTS = _read(text)
 
 
 def point(name: str) -> None:
@@ -39,13 +50,12 @@ def point(name: str) -> None:
     Raises:
         OSError: the variable asks for it.
     """
-    if _FAULT is None or _FAULT.name != name:
-        return
-    if _FAULT.rank is not None and str(_FAULT.rank) != os.environ.get("RANK", "0"):
-        return
-    _FAULT.num_seen += 1
-    if _FAULT.num_seen == _FAULT.nth:
-        _act(_FAULT.action)
+    for fault in _FAULTS:
+        is_here = fault.rank is None or str(fault.rank) == os.environ.get("RANK", "0")
+        if fault.name == name and is_here:
+            fault.num_seen += 1
+            if fault.num_seen == fault.nth:
+                _act(fault.action)
 
 
 def _act(action: str) -> None:

@@ -8,6 +8,7 @@ from typing import Any
 
 from xtuner.run.atomic import read_json, write_json
 from xtuner.run.checkpoints import Checkpoint, fault_of, list_checkpoints
+from xtuner.run.exports import is_verified
 from xtuner.run.layout import RunDir, list_runs
 from xtuner.run.status import judge, read_status
 
@@ -48,6 +49,7 @@ def describe(run_dir: RunDir) -> dict[str, Any]:
     """One run as an index entry; files that are missing or broken leave their fields empty."""
     record = _read_record(run_dir)
     status = read_status(run_dir)
+    exports = _list_exports(run_dir)
     return {
         "name": run_dir.name,
         "created": record.get("created"),
@@ -56,7 +58,8 @@ def describe(run_dir: RunDir) -> dict[str, Any]:
         "total_steps": status.total_steps if status else 0,
         "model": record.get("model"),
         "dataset": record.get("dataset"),
-        "exports": _list_exports(run_dir),
+        "exports": exports,
+        "verified_exports": [name for name in exports if is_verified(run_dir, name)],
         "checkpoints": [_describe_checkpoint(checkpoint) for checkpoint in list_checkpoints(run_dir)],
     }
 

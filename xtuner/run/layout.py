@@ -3,7 +3,7 @@
 WORK_DIR/
   .xtuner                       index of the runs, rebuilt from them
   20251129-143012-3f9a/         one run
-    run.json config.json status.json
+    run.json config.json status.json exports.json
     supervisor.json             runs of xtuner sft: which process looks after it, how it ended
     logs/rank0.log              one text log a rank; logs/attempt_0/: what torchrun captured
     metrics/rank0.jsonl         the same records with full precision
@@ -18,13 +18,13 @@ WORK_DIR/
 import os
 import re
 import secrets
-import shutil
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 
 from xtuner.errors import EnvironmentFault, UsageError
 from xtuner.run.atomic import sync_directory
+from xtuner.run.trash import empty_trash, throw_away
 
 _RUN_NAME = re.compile(r"[0-9]{8}-[0-9]{6}-[0-9a-f]{4}")
 _EXPORT_NAME = re.compile(r"(?:hf|adapter)-([0-9]+)")
@@ -80,6 +80,11 @@ class RunDir:
     def status_json(self) -> Path:
         """State, step and heartbeat."""
         return self.path / "status.json"
+
+    @property
+    def exports_json(self) -> Path:
+        """Which exports were verified after they were written."""
+        return self.path / "exports.json"
 
     @property
     def supervisor_json(self) -> Path:
@@ -236,11 +241,17 @@ def exported_steps(run_dir: RunDir) -> list[int]:
 
 
 def remove_exports(run_dir: RunDir, step: int) -> None:
-    """Remove what was exported after `step`, as far as no link leads there."""
+    """Remove what was exported after `step`, as far as no link leads there.
+
+    Raises:
+        OSError: a name could not be changed.
+    """
     for directory in (run_dir.export(step), run_dir.adapter(step)):
         links = [path for path in run_dir.path.iterdir() if path.is_symlink()]
-        if not any(os.readlink(link) == directory.name for link in links):
-            shutil.rmtree(directory, ignore_errors=True)
+        if directory.is_dir() and not any(os.readlink(link) == directory.name for link in links):
+            throw_away(directory)
+    sync_directory(run_dir.path)
+    empty_trash(run_dir.path)
 
 
 def point_link(link: Path, target: Path) -> None:

@@ -8,6 +8,7 @@ import pytest
 
 from xtuner.run.atomic import write_json
 from xtuner.run.checkpoints import commit, temporary_directory
+from xtuner.run.exports import mark_verified
 from xtuner.run.layout import RunDir
 from xtuner.run.status import start_status, write_status
 
@@ -28,6 +29,9 @@ def test_a_table_of_the_runs(runs, tmp_path):
     run = make_run(tmp_path, state="finished", step=100)
     for step in (20, 100):
         run.export(step).mkdir()
+        (run.export(step) / "model.safetensors").touch()
+    assert "hf-100 (not verified)" in runs(tmp_path)[1]
+    mark_verified(run, run.export(100))
     lost = make_run(tmp_path, state="running", step=7, heartbeat_at=0.0)
     code, out, err = runs(tmp_path)
     header, *rows = out.splitlines()

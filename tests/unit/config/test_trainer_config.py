@@ -69,6 +69,7 @@ PUBLIC_FLAGS = [
     "--checkpoint-interval",
     "--checkpoint-maxkeep",
     "--save-first-step",
+    "--async-checkpoint",
     "--resume",
     "--allow-data-change",
     "--hf-interval",

@@ -2,13 +2,18 @@
 
 import json
 import os
+import signal
+import subprocess
+import sys
 
 import pytest
 
 from xtuner.errors import UsageError, WorkDirInUse
 from xtuner.run import checkpoints as files
+from xtuner.run.atomic import read_json, write_json
 from xtuner.run.checkpoints import Checkpoint, commit, durable_entry, fault_of, list_checkpoints, newest_whole, prune
 from xtuner.run.layout import RunDir
+from xtuner.run.leftovers import clear_run, clear_work_dir
 from xtuner.run.resume import find_resume_point
 from xtuner.run.status import Status, write_status
 
@@ -204,3 +209,82 @@ def test_a_live_run_is_not_resumed(tmp_path):
     write_status(run_dir, Status("running", 1, 9, os.getpid(), socket.gethostname(), 0.0, time.time(), 0.0))
     with pytest.raises(WorkDirInUse, match="is running"):
         find_resume_point("auto", tmp_path)
+
+
+# --- Killed while names and records change ---
+
+_PRUNE = """
+import sys
+from pathlib import Path
+from xtuner.run.checkpoints import prune
+from xtuner.run.layout import RunDir
+prune(RunDir(Path(sys.argv[1])), 2)
+"""
+
+
+@pytest.mark.parametrize(
+    ("point", "steps_left"),
+    [("prune.pre", [1, 2, 3, 4]), ("prune.post", [2, 3, 4]), ("prune.pre:nth=2", [2, 3, 4]), ("prune.half", [3, 4])],
+)
+def test_a_kill_while_old_ones_go_leaves_whole_ones(run_dir, point, steps_left):
+    for step in (1, 2, 3, 4):
+        _save(run_dir, step)
+    assert killed_at(point, _PRUNE, run_dir.path)
+    left = list_checkpoints(run_dir)
+    assert [checkpoint.step for checkpoint in left] == steps_left
+    assert [fault_of(checkpoint) for checkpoint in left] == [None] * len(left)
+    assert bool(list(run_dir.checkpoints.glob(".trash-*"))) == (point != "prune.pre")
+    clear_run(run_dir)
+    assert not list(run_dir.checkpoints.glob(".*"))
+    assert newest_whole(run_dir)[0].step == 4
+
+
+_META = """
+import sys
+from pathlib import Path
+from xtuner.run.atomic import write_json
+write_json(Path(sys.argv[1]), {"new": True})
+"""
+
+
+@pytest.mark.parametrize("name", ["status.json", "run.json", "exports.json", ".xtuner"])
+@pytest.mark.parametrize(("moment", "is_new"), [("pre", False), ("post", True)])
+def test_a_kill_while_a_record_is_written_leaves_one_of_both(run_dir, name, moment, is_new):
+    path = (run_dir.work_dir if name == ".xtuner" else run_dir.path) / name
+    write_json(path, {"new": False})
+    assert killed_at(f"meta.{name}.{moment}", _META, path)
+    assert read_json(path) == {"new": is_new}
+    [*temporary] = path.parent.glob(".*.tmp")
+    assert len(temporary) == (moment == "pre")
+    clear_work_dir(run_dir.work_dir)
+    if name == ".xtuner" and temporary:  # the work dir may have other writers: not before a while
+        assert temporary[0].exists()
+        os.utime(temporary[0], (0, 0))
+        clear_work_dir(run_dir.work_dir)
+    clear_run(run_dir)
+    assert not list(path.parent.glob(".*.tmp")) and path.exists()
+
+
+def test_an_export_that_was_put_aside_gets_its_name_back(run_dir):
+    for name in (".old-hf-4", ".old-hf-6", "hf-6", ".tmp-hf-8", ".tmp-adapter-8", ".trash-hf-2-00aa"):
+        (run_dir.path / name / "inner").mkdir(parents=True)
+    clear_run(run_dir)
+    assert sorted(path.name for path in run_dir.path.iterdir()) == ["hf-4", "hf-6", "logs", "metrics"]
+
+
+def test_what_checks_of_the_work_dir_left_goes_after_a_while(run_dir):
+    probe = run_dir.work_dir / ".xtuner-probe-123-0123abcd"
+    probe.mkdir()
+    (run_dir.work_dir / ".mine.tmp").touch()
+    os.utime(probe, (0, 0))
+    os.utime(run_dir.work_dir / ".mine.tmp", (0, 0))
+    clear_work_dir(run_dir.work_dir)
+    assert not probe.exists() and (run_dir.work_dir / ".mine.tmp").exists()
+
+
+def killed_at(point, program, *arguments):
+    """Run `program` with SIGKILL at `point`; whether it came to that."""
+    name, *how = point.split(":")
+    environment = {**os.environ, "XTUNER_FAULT": ":".join([name, *how, "SIGKILL"])}
+    done = subprocess.run([sys.executable, "-c", program, *map(str, arguments)], env=environment, check=False)
+    return done.returncode == -signal.SIGKILL

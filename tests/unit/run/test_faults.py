@@ -37,6 +37,7 @@ def _run(fault, rank="0"):
         ("save:rank=0:nth=2:SIGTERM", 1, -15),
         ("elsewhere:SIGKILL", 3, 0),
         ("save:sleep=0", 3, 0),
+        ("save:sleep=0;save:nth=2:SIGKILL", 1, -9),
     ],
 )
 def test_a_fault_comes_where_it_is_asked_for(fault, num_passed, returncode):
@@ -48,3 +49,10 @@ def test_errors_of_the_disk(name):
     num_passed, _, stderr = _run(f"save:nth=2:{name}")
     assert num_passed == 1
     assert os.strerror(getattr(errno, name.upper())) in stderr
+
+
+def test_a_process_that_was_forked_is_armed_by_a_call():
+    program = _PROGRAM.replace("import point", "import arm, point") + "arm('save:SIGKILL'); arm(''); point('save')\n"
+    program += "arm('save:nth=2:SIGKILL'); point('save'); print('passed', flush=True); point('save')\n"
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
+    assert (done.stdout.count("passed"), done.returncode) == (4, -9)

@@ -7,6 +7,7 @@ import pytest
 
 from xtuner.run import index as index_module
 from xtuner.run.atomic import read_json, write_json
+from xtuner.run.exports import mark_verified
 from xtuner.run.index import read_index, rebuild_index, scan
 from xtuner.run.layout import RunDir
 from xtuner.run.status import start_status, write_status
@@ -28,6 +29,7 @@ def test_an_entry_has_the_fields_of_the_design(tmp_path):
             "model": "m",
             "dataset": "d",
             "exports": ["hf-100"],
+            "verified_exports": [],
             "checkpoints": [],
         }
     ]
@@ -39,6 +41,22 @@ def test_exports_are_finished_directories_in_the_order_of_steps(tmp_path):
         (run.path / name).mkdir()
     (run.path / "hf-5").write_text("a file")
     assert scan(tmp_path)["runs"][0]["exports"] == ["hf-20", "hf-100"]
+
+
+def test_exports_are_marked_that_are_what_was_verified(tmp_path):
+    run = RunDir.create(tmp_path)
+    for step in (2, 4, 6):
+        run.export(step).mkdir()
+        (run.export(step) / "model.safetensors").write_bytes(b"weights")
+    for step in (2, 6):
+        mark_verified(run, run.export(step))
+    assert scan(tmp_path)["runs"][0]["verified_exports"] == ["hf-2", "hf-6"]
+    (run.export(6) / "model.safetensors").write_bytes(b"weight")
+    (run.export(2) / "model.safetensors").unlink()
+    assert scan(tmp_path)["runs"][0]["verified_exports"] == []
+    for content in ("{", "[]", '{"hf-4": {"files": {"../x": "y"}}}', '{"hf-4": {"files": {"\\u0000": 1}}}'):
+        run.exports_json.write_text(content)
+        assert scan(tmp_path)["runs"][0]["verified_exports"] == []
 
 
 @pytest.mark.parametrize("content", [b"", b"{", b"[]", b"\xff", b"[" * 100_000, b'{"schema": 99, "runs": []}'])

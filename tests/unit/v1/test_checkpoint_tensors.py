@@ -9,7 +9,7 @@ import torch
 from xtuner.errors import EnvironmentFault, ModelError
 from xtuner.run.layout import RunDir
 from xtuner.v1.checkpoint.restore import restore_checkpoint
-from xtuner.v1.checkpoint.save import SaveFailed, save_checkpoint
+from xtuner.v1.checkpoint.save import SaveFailed, Snapshot, save_checkpoint
 from xtuner.v1.config import TrainerConfig
 from xtuner.v1.datasets.batches import Batches
 from xtuner.v1.engine.engine import TrainEngine
@@ -39,15 +39,20 @@ def _step(engine, step):
     return vars(engine.train_step(batches.fetch(step), lr=1e-3))
 
 
+def _snapshot(engine):
+    return Snapshot.take(engine.model, engine.torch_optimizers, CPU)
+
+
 @pytest.mark.parametrize("optimizer", ["adamw", "adamw-8bit", "muon"])
 def test_the_step_after_a_load_is_the_step_after_the_save(mesh, tiny_model, tmp_path, optimizer):
     model_dir = tiny_model("qwen3")
     before = _engine(mesh, model_dir, optimizer)
     for step in (1, 2):
         _step(before, step)
-    run_dir = RunDir.create(tmp_path)
-    checkpoint = save_checkpoint(before.model, before.torch_optimizers, run_dir, 2, device=CPU, facts={"world_size": 1})
+    snapshot = _snapshot(before).copied()
     outcome, weights = _step(before, 3), engine_parts.full_weights(before.model)
+    # As in the background, when training is a step ahead.
+    checkpoint = save_checkpoint(snapshot, RunDir.create(tmp_path), 2, facts={"world_size": 1})
 
     after = _engine(mesh, model_dir, optimizer)
     assert restore_checkpoint(after.model, after.torch_optimizers, checkpoint, device=CPU)
@@ -58,11 +63,19 @@ def test_the_step_after_a_load_is_the_step_after_the_save(mesh, tiny_model, tmp_
         torch.testing.assert_close(weight, weights[name], rtol=0.0, atol=tolerance, msg=name)
 
 
+def test_without_a_copy_the_next_step_would_be_saved(mesh, tiny_model):
+    """The control of the test above."""
+    engine = _engine(mesh, tiny_model("qwen3"), "adamw")
+    snapshot = _snapshot(engine)
+    copied = snapshot.copied()
+    _step(engine, 1)
+    name = "model.model.embed_tokens.weight"
+    assert not torch.equal(snapshot.tensors[name].full_tensor(), copied.tensors[name].full_tensor())
+
+
 def test_a_checkpoint_of_another_model_is_refused(mesh, tiny_model, tmp_path):
     first, other = (_engine(mesh, tiny_model(name), "adamw") for name in ("qwen3", "qwen3-untied"))
-    checkpoint = save_checkpoint(
-        first.model, first.torch_optimizers, RunDir.create(tmp_path), 1, device=CPU, facts={"world_size": 1}
-    )
+    checkpoint = save_checkpoint(_snapshot(first), RunDir.create(tmp_path), 1, facts={"world_size": 1})
     with pytest.raises(ModelError, match=r"it has no lm_head\.weight"):
         restore_checkpoint(other.model, other.torch_optimizers, checkpoint, device=CPU)
 
@@ -70,9 +83,7 @@ def test_a_checkpoint_of_another_model_is_refused(mesh, tiny_model, tmp_path):
 @pytest.mark.skipif(os.getuid() != 0, reason="only root can give files away")
 def test_a_checkpoint_of_another_user_is_refused(mesh, tiny_model, tmp_path):
     engine = _engine(mesh, tiny_model("qwen3"), "adamw")
-    checkpoint = save_checkpoint(
-        engine.model, engine.torch_optimizers, RunDir.create(tmp_path), 1, device=CPU, facts={"world_size": 1}
-    )
+    checkpoint = save_checkpoint(_snapshot(engine), RunDir.create(tmp_path), 1, facts={"world_size": 1})
     os.chown(checkpoint.tensors / ".metadata", 12345, -1)
     with pytest.raises(EnvironmentFault, match="belongs to user 12345"):
         restore_checkpoint(engine.model, engine.torch_optimizers, checkpoint, device=CPU)
@@ -82,7 +93,7 @@ def test_without_room_nothing_is_begun(mesh, tiny_model, tmp_path):
     engine = _engine(mesh, tiny_model("qwen3"), "adamw")
     run_dir = RunDir.create(tmp_path)
     with pytest.raises(SaveFailed, match=r"needs about 1,000,000,000,000,000,000 bytes, [\d,]+ are free"):
-        save_checkpoint(engine.model, engine.torch_optimizers, run_dir, 1, device=CPU, facts={}, needed_bytes=10**18)
+        save_checkpoint(_snapshot(engine), run_dir, 1, facts={}, needed_bytes=10**18)
     assert not run_dir.checkpoints.exists()
 
 
@@ -90,9 +101,7 @@ def test_without_room_nothing_is_begun(mesh, tiny_model, tmp_path):
 def test_the_size_is_known_beforehand(mesh, tiny_model, tmp_path, optimizer):
     engine = _engine(mesh, tiny_model("qwen3"), optimizer)
     _step(engine, 1)
-    checkpoint = save_checkpoint(
-        engine.model, engine.torch_optimizers, RunDir.create(tmp_path), 1, device=CPU, facts={}
-    )
+    checkpoint = save_checkpoint(_snapshot(engine), RunDir.create(tmp_path), 1, facts={})
     expected = checkpoint_bytes(engine.model, TrainerConfig(load_from="m", dataset="d", optimizer=optimizer))
     tensors = sum(path.stat().st_size for path in checkpoint.tensors.glob("*.distcp"))
     assert expected <= tensors <= 1.3 * expected  # each tensor has a head of its own

@@ -52,6 +52,18 @@ def test_equals_plain_transformers_on_the_same_rows(mesh, tiny_model, architectu
     assert evaluate(engine, batches) == outcome  # again the same
 
 
+def test_it_is_left_after_the_batch_at_which_somebody_wants_to(mesh, tiny_model):
+    engine = engine_parts.engine(mesh, tiny_model("qwen3"))
+    asked = []
+
+    def wants_end():
+        asked.append(True)
+        return len(asked) == 2
+
+    assert evaluate(engine, EvalBatches(engine_parts.prepared(PACKS)), wants_end) is None
+    assert len(asked) == 2 < len(PACKS) and engine.model.training
+
+
 def test_training_goes_on_as_if_there_had_been_no_evaluation(mesh, tiny_model):
     from xtuner.v1.datasets.batches import Batches
 

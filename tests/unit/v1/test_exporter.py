@@ -61,12 +61,25 @@ def test_a_model_that_is_not_finite_is_not_exported(model, tiny_model, tmp_path)
     assert not (tmp_path / "out").exists()
 
 
-def test_what_cannot_be_read_back_is_no_export(model, tiny_model, tmp_path, monkeypatch):
-    def lose_one(tensors, path, metadata):
-        save_file({name: tensor for name, tensor in tensors.items() if "norm" not in name}, path, metadata=metadata)
+def _without_one(tensors):
+    return {name: tensor for name, tensor in tensors.items() if "norm" not in name}
+
+
+def _in_half_precision(tensors):
+    return {name: tensor.half() if "norm" in name else tensor for name, tensor in tensors.items()}
+
+
+def _with_infinity(tensors):
+    return {name: tensor / 0 if "norm" in name else tensor for name, tensor in tensors.items()}
+
+
+@pytest.mark.parametrize("harm", [_without_one, _in_half_precision, _with_infinity])
+def test_what_cannot_be_read_back_is_no_export(model, tiny_model, tmp_path, monkeypatch, harm):
+    def write_something_else(tensors, path, metadata):
+        save_file(harm(tensors), path, metadata=metadata)
 
     save_file = export.save_file
-    monkeypatch.setattr(export, "save_file", lose_one)
+    monkeypatch.setattr(export, "save_file", write_something_else)
     with pytest.raises(EnvironmentFault, match=r"does not hold what was written: model\.layers\.0"):
         export_model(model, tmp_path / "out", source=None, tokenizer_dir=tiny_model("qwen3"), is_writer=True)
     assert not (tmp_path / "out").exists()

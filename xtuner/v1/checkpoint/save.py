@@ -7,6 +7,7 @@ learns of it.
 import errno
 import shutil
 from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -19,7 +20,7 @@ from xtuner.run.checkpoints import Checkpoint, FileEntry, commit, durable_entry,
 from xtuner.run.faults import point
 from xtuner.run.layout import RunDir
 from xtuner.v1.checkpoint.random_state import random_state
-from xtuner.v1.checkpoint.tensors import save_tensors
+from xtuner.v1.checkpoint.tensors import save_tensors, tensors_of
 
 Value = TypeVar("Value")
 
@@ -28,37 +29,67 @@ class SaveFailed(Exception):
     """A checkpoint was not saved; raised on every rank, with the reason of the first rank that had one."""
 
 
+@dataclass(frozen=True)
+class Snapshot:
+    """What this rank holds of the state of a run.
+
+    Attributes:
+        tensors: its shards, by the names under which they are stored.
+        random: the state of its random number generators.
+    """
+
+    tensors: dict[str, torch.Tensor]
+    random: dict[str, Any]
+
+    @classmethod
+    def take(
+        cls, model: PreTrainedModel, optimizers: Iterable[torch.optim.Optimizer], device: torch.device
+    ) -> "Snapshot":
+        """The state as it is now; its tensors change with the next step.
+
+        Args:
+            model: sharded.
+            optimizers: of its parameters.
+            device: whose random numbers are saved too.
+        """
+        return cls(tensors_of(model, optimizers), random_state(device))
+
+    def copied(self) -> "Snapshot":
+        """A copy in the memory of the host, which no step changes."""
+        host = torch.device("cpu")
+        tensors = {name: tensor.detach().to(host, copy=True) for name, tensor in self.tensors.items()}
+        return Snapshot(tensors, self.random)
+
+
 def save_checkpoint(
-    model: PreTrainedModel,
-    optimizers: Iterable[torch.optim.Optimizer],
+    snapshot: Snapshot,
     run_dir: RunDir,
     step: int,
     *,
-    device: torch.device,
     facts: Mapping[str, Any],
     needed_bytes: int = 0,
+    group: dist.ProcessGroup | None = None,
 ) -> Checkpoint:
     """Save the state after `step`; collective.
 
     Args:
-        model: sharded.
-        optimizers: of its parameters.
+        snapshot: the state.
         run_dir: where to.
         step: the last step that was trained.
-        device: whose random numbers are saved too.
         facts: what the manifest says besides; what the first rank gives is.
         needed_bytes: about how much it will take; with less room it is not begun.
+        group: of all ranks, through which they agree; a save beside the training needs one that nobody else uses.
 
     Raises:
         SaveFailed: nothing was saved.
     """
     rank = dist.get_rank()
-    temporary = _agree(lambda: _begin(run_dir, step, needed_bytes) if rank == 0 else None)[0]
+    temporary = _agree(lambda: _begin(run_dir, step, needed_bytes) if rank == 0 else None, group)[0]
     assert temporary is not None
     try:
-        entries = _agree(lambda: _write_part(model, optimizers, temporary, rank, device))
+        entries = _agree(lambda: _write_part(snapshot, temporary, rank, group), group)
         flat = [entry for of_rank in entries for entry in of_rank]
-        checkpoint = _agree(lambda: commit(run_dir, temporary, step, flat, facts) if rank == 0 else None)[0]
+        checkpoint = _agree(lambda: commit(run_dir, temporary, step, flat, facts) if rank == 0 else None, group)[0]
     except SaveFailed:
         if rank == 0:
             shutil.rmtree(temporary, ignore_errors=True)
@@ -82,18 +113,12 @@ def _begin(run_dir: RunDir, step: int, needed_bytes: int) -> Path:
     return temporary
 
 
-def _write_part(
-    model: PreTrainedModel,
-    optimizers: Iterable[torch.optim.Optimizer],
-    temporary: Path,
-    rank: int,
-    device: torch.device,
-) -> list[FileEntry]:
+def _write_part(snapshot: Snapshot, temporary: Path, rank: int, group: dist.ProcessGroup | None) -> list[FileEntry]:
     """Write what this rank holds, durably; the files."""
     checkpoint = Checkpoint(temporary, step=0)
     point("save.tensors")
-    save_tensors(model, optimizers, checkpoint.tensors)
-    write_json(checkpoint.rank_state(rank), {"random": random_state(device)})
+    save_tensors(snapshot.tensors, checkpoint.tensors, group)
+    write_json(checkpoint.rank_state(rank), {"random": snapshot.random})
     point("save.written")
     own = [*checkpoint.tensors.glob(f"__{rank}_*"), checkpoint.rank_state(rank)]
     if rank == 0:
@@ -101,7 +126,7 @@ def _write_part(
     return [durable_entry(temporary, path) for path in own]
 
 
-def _agree(work: Callable[[], Value]) -> list[Value]:
+def _agree(work: Callable[[], Value], group: dist.ProcessGroup | None) -> list[Value]:
     """What `work` gave on each rank; where it failed on one, it failed on all.
 
     Raises:
@@ -114,7 +139,7 @@ def _agree(work: Callable[[], Value]) -> list[Value]:
     except BaseException as error:  # DCP's own is none of Exception's children
         outcome = None, f"{type(error).__name__}: {error}"
     outcomes: list[tuple[Any, str]] = [(None, "")] * dist.get_world_size()
-    dist.all_gather_object(outcomes, outcome)
+    dist.all_gather_object(outcomes, outcome, group=group)
     for rank, (_, reason) in enumerate(outcomes):
         if reason:
             raise SaveFailed(f"rank {rank}: {reason}")

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import torch.distributed as dist
 from torch.distributed.checkpoint.filesystem import FileSystemReader, FileSystemWriter
 from torch.distributed.checkpoint.state_dict_loader import load
 from torch.distributed.checkpoint.state_dict_saver import save
@@ -22,17 +23,23 @@ from xtuner.v1.model.tensor_cut import cut_of
 _MODEL, _OPTIMIZER = "model.", "optimizer."
 
 
-def save_tensors(model: PreTrainedModel, optimizers: Iterable[torch.optim.Optimizer], directory: Path) -> None:
-    """Write the state into `directory`, which must not hold any; the caller makes it durable; collective.
-
-    Raises:
-        BaseException: of `torch.distributed.checkpoint`, on every rank, if one could not write.
-    """
+def tensors_of(model: PreTrainedModel, optimizers: Iterable[torch.optim.Optimizer]) -> dict[str, torch.Tensor]:
+    """The state by the names under which it is stored; the tensors are those of the model, not copies."""
     state = _parameters(model)
     for optimizer, parameter, name in _trained(model, optimizers):
         for word, value in optimizer.state[parameter].items():
             state[_key(word, name)] = _as_numbers(value)
-    save(state, storage_writer=FileSystemWriter(directory, overwrite=False, sync_files=False))
+    return state
+
+
+def save_tensors(state: dict[str, torch.Tensor], directory: Path, group: dist.ProcessGroup | None = None) -> None:
+    """Write `state` into `directory`, which must not hold any; the caller makes it durable; collective in `group`.
+
+    Raises:
+        BaseException: of `torch.distributed.checkpoint`, on every rank, if one could not write.
+    """
+    writer = FileSystemWriter(directory, overwrite=False, sync_files=False)
+    save(state, storage_writer=writer, process_group=group)
 
 
 def load_tensors(model: PreTrainedModel, optimizers: Iterable[torch.optim.Optimizer], directory: Path) -> None:

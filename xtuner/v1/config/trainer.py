@@ -208,6 +208,9 @@ class TrainerConfig(Options):
     save_first_step: bool = option(
         False, "Save after the first step too, to see that saving works.", group="Checkpoints"
     )
+    async_checkpoint: bool = option(
+        False, "Write checkpoints beside the training, from a copy in host memory.", group="Checkpoints"
+    )
     resume: str = option(
         "none",
         "Go on from a checkpoint: auto takes the newest whole one of the newest run in --work-dir, if there is any; "

@@ -18,10 +18,11 @@ from safetensors.torch import save_file
 from transformers import PreTrainedModel
 from transformers.core_model_loading import revert_weight_conversion
 
-from xtuner.errors import EnvironmentFault, TrainingFailed
-from xtuner.hub.safetensors_header import read_header
+from xtuner.errors import TrainingFailed
 from xtuner.hub.weights import weight_map
 from xtuner.run.atomic import sync_directory, write_json
+from xtuner.run.faults import point
+from xtuner.v1.model.export_check import check_weights
 from xtuner.v1.model.lora import merged_tensors
 from xtuner.v1.model.shard import whole
 
@@ -64,7 +65,7 @@ def export_model(
     if writer:
         _add_untouched(writer, model, source_files)
         writer.finish()
-        writer.verify()
+        check_weights(writer.directory, writer.written)
         _write_small_files(model, writer.directory, source, tokenizer_dir)
         if chat_template:  # it wins over one inside tokenizer_config.json
             shutil.copyfile(chat_template, writer.directory / "chat_template.jinja")
@@ -132,7 +133,7 @@ class _ShardWriter:
         self._open_bytes = 0
         self._num_files = 0
         self.locations: dict[str, int] = {}  # tensor name -> number of its file
-        self._shapes: dict[str, tuple[int, ...]] = {}
+        self.written: dict[str, tuple[torch.dtype, tuple[int, ...]]] = {}
         self.total_bytes = 0
 
     def add(self, name: str, tensor: torch.Tensor) -> None:
@@ -142,7 +143,7 @@ class _ShardWriter:
                 hint="the last checkpoint and the exports before are as they were; lower --lr",
             )
         size = tensor.numel() * tensor.element_size()
-        self._shapes[name] = tuple(tensor.shape)
+        self.written[name] = tensor.dtype, tuple(tensor.shape)
         if self._open and self._open_bytes + size > self._max_bytes:
             self._close_file()
         # A tensor may share storage with another (a split of one matrix); safetensors wants its own.
@@ -173,24 +174,6 @@ class _ShardWriter:
                 "weight_map": {name: names[number] for name, number in sorted(self.locations.items())},
             },
         )
-
-    def verify(self) -> None:
-        """Read back what the files say they hold.
-
-        Raises:
-            EnvironmentFault: it is not what was written.
-        """
-        found: dict[str, tuple[int, ...]] = {}
-        for path in sorted(self.directory.glob("*.safetensors")):
-            found |= {name: tensor.shape for name, tensor in read_header(path).tensors.items()}
-        if found != self._shapes:
-            differing = sorted(
-                name for name in found.keys() | self._shapes if found.get(name) != self._shapes.get(name)
-            )
-            raise EnvironmentFault(
-                f"{self.directory} does not hold what was written: {', '.join(differing[:5])}",
-                hint="the disk may be failing or full; the last checkpoint can be exported elsewhere: xtuner export",
-            )
 
     def _close_file(self) -> None:
         path = self._temporary(self._num_files)
@@ -230,6 +213,7 @@ def begin_directory(directory: Path) -> Path:
     temporary = directory.with_name(f".tmp-{directory.name}")
     shutil.rmtree(temporary, ignore_errors=True)
     temporary.mkdir(parents=True)
+    point("export.mkdir")
     return temporary
 
 
@@ -241,12 +225,15 @@ def commit_directory(temporary: Path, directory: Path) -> None:
             os.fsync(descriptor)
         finally:
             os.close(descriptor)
+    point("export.rename.pre")
     if directory.exists():  # of an attempt that ended between its export and its end; this one is of the same step
         old = directory.with_name(f".old-{directory.name}")
         shutil.rmtree(old, ignore_errors=True)
         directory.rename(old)
+        point("export.swap")
         temporary.rename(directory)
         shutil.rmtree(old, ignore_errors=True)
     else:
         temporary.rename(directory)
     sync_directory(directory.parent)
+    point("export.rename.post")

@@ -8,6 +8,7 @@ from safetensors.torch import save_file
 from transformers import PreTrainedModel
 
 from xtuner.v1.model.export import begin_directory, commit_directory, share_file
+from xtuner.v1.model.export_check import check_weights
 from xtuner.v1.model.lora import adapter_name_in_peft, is_adapter
 from xtuner.v1.model.shard import whole
 
@@ -27,6 +28,7 @@ def export_adapter(model: PreTrainedModel, directory: Path, *, is_writer: bool) 
     weights = temporary / "adapter_model.safetensors"
     save_file(tensors, weights, metadata={"format": "pt"})
     share_file(weights)
+    check_weights(temporary, {name: (tensor.dtype, tuple(tensor.shape)) for name, tensor in tensors.items()})
     _write_config(model, temporary)
     commit_directory(temporary, directory)
 

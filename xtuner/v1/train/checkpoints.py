@@ -3,16 +3,20 @@
 import shutil
 import time
 from collections.abc import Callable, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
+from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
+import torch.distributed as dist
 from transformers import PreTrainedModel
 
 from xtuner.errors import DataError
 from xtuner.run.checkpoints import Checkpoint, prune
 from xtuner.run.layout import RunDir
 from xtuner.v1.checkpoint.restore import restore_checkpoint
-from xtuner.v1.checkpoint.save import SaveFailed, save_checkpoint
+from xtuner.v1.checkpoint.save import SaveFailed, Snapshot, save_checkpoint
 from xtuner.v1.config import TrainerConfig
 from xtuner.v1.config.memory import GIB, MASTER_BYTES, STATE_BYTES
 from xtuner.v1.engine.engine import TrainEngine
@@ -20,6 +24,25 @@ from xtuner.v1.model.matrices import hidden_matrices
 from xtuner.v1.model.shard import whole_shape
 from xtuner.v1.train.rank_log import RankLog
 from xtuner.v1.train.signals import StopRequest
+
+
+@dataclass(frozen=True)
+class _Save:
+    """A save that was begun.
+
+    Attributes:
+        step: whose state it takes.
+        begun_at: seconds of the monotonic clock.
+        stall_s: how long the training waited before it could go on.
+        is_asked: whether `RunDir.save_now` asked for it.
+        outcome: what comes of it, and why an older one could not be removed.
+    """
+
+    step: int
+    begun_at: float
+    stall_s: float
+    is_asked: bool
+    outcome: "Future[tuple[Checkpoint, str]]"
 
 
 class Checkpoints:
@@ -61,14 +84,23 @@ class Checkpoints:
         self.saved_step = 0
         self._needed_bytes = checkpoint_bytes(engine.model, config)
         self._stop = StopRequest()
+        self._save: _Save | None = None
+        # The default group belongs to the training: two threads in one group would take each other's messages.
+        self._group = dist.new_group(backend="gloo") if config.async_checkpoint else None
+        self._thread = ThreadPoolExecutor(1, "checkpoint") if config.async_checkpoint else None
         if is_first and config.checkpoint_interval:
             self._warn_of_little_room()
 
     def wishes(self) -> tuple[bool, bool]:
         """Whether this rank wants the run to save, and to save and stop, after the step at hand."""
         is_due = self._interval_s is not None and time.monotonic() - self._saved_at >= self._interval_s
-        is_asked = self._is_first and (is_due or self._run_dir.save_now.exists())
-        return is_asked, bool(self._stop.signal_name)
+        is_asked = self._is_first and self._save is None and (is_due or self._run_dir.save_now.exists())
+        return is_asked, self.is_stopping
+
+    @property
+    def is_stopping(self) -> bool:
+        """Whether this rank was sent a signal to stop."""
+        return bool(self._stop.signal_name)
 
     @property
     def stop_reason(self) -> str:
@@ -77,46 +109,86 @@ class Checkpoints:
 
     def after_step(self, step: int, *, is_wanted: bool) -> None:
         """Save, if it is time or a rank wanted it."""
+        if self._save and self._save.outcome.done():
+            self.wait()
         is_time = self._interval_steps is not None and step % self._interval_steps == 0
         if is_wanted or is_time or (step == 1 and self._config.save_first_step):
             self.save(step)
 
-    def save(self, step: int) -> Checkpoint | None:
-        """Save the state after `step`, unless it is saved; None when that failed.
+    def save(self, step: int) -> None:
+        """Save the state after `step`, unless it is saved; with `--async-checkpoint` only begin to.
 
         A failure costs a warning and never the run: a disk may have room again at the next time.
         """
-        if step == self.saved_step:
-            return None
         begun_at = time.monotonic()
+        self.wait()
+        if step == self.saved_step:
+            return
+        snapshot = Snapshot.take(self._engine.model, self._engine.torch_optimizers, self._engine.device)
+        if self._thread:
+            snapshot = snapshot.copied()
+        is_asked = self._is_first and self._run_dir.save_now.exists()
+        outcome = self._start(partial(self._write, snapshot, step, {**self._facts, "progress": self._progress()}))
+        self._save = _Save(step, begun_at, time.monotonic() - begun_at, is_asked, outcome)
+        if not self._thread:
+            self.wait()
+
+    def wait(self, timeout_s: float | None = None) -> None:
+        """Wait for the save that was begun, if one was, and say what came of it; every rank learns the same.
+
+        Raises:
+            TimeoutError: it takes longer than `timeout_s`.
+        """
+        if self._save is None:
+            return
         try:
-            checkpoint = save_checkpoint(
-                self._engine.model,
-                self._engine.torch_optimizers,
-                self._run_dir,
-                step,
-                device=self._engine.device,
-                facts={**self._facts, "progress": self._progress()},
-                needed_bytes=self._needed_bytes,
-            )
+            checkpoint, remark = self._save.outcome.result(timeout_s)
         except SaveFailed as error:
-            self._saved_at = time.monotonic()  # not at every step from here on, if it is a matter of time
+            self._tell_failure(self._save, error)
+        else:
+            self.saved_step = checkpoint.step
+            self._tell_success(self._save, checkpoint, remark)
+        self._save, self._saved_at = None, time.monotonic()
+
+    def _start(self, work: "Callable[[], tuple[Checkpoint, str]]") -> "Future[tuple[Checkpoint, str]]":
+        if self._thread:
+            return self._thread.submit(work)
+        outcome: Future[tuple[Checkpoint, str]] = Future()
+        try:
+            outcome.set_result(work())
+        except SaveFailed as error:
+            outcome.set_exception(error)
+        return outcome
+
+    def _write(self, snapshot: Snapshot, step: int, facts: Mapping[str, Any]) -> tuple[Checkpoint, str]:
+        """Save, and remove what is old; beside the training, where a thread is there for it."""
+        checkpoint = save_checkpoint(
+            snapshot, self._run_dir, step, facts=facts, needed_bytes=self._needed_bytes, group=self._group
+        )
+        try:
             if self._is_first:
-                self._log.warning(
-                    f"the checkpoint of step {step} could not be saved: {error}; training goes on, "
-                    "the checkpoints before it are kept"
-                )
-            return None
-        self._saved_at, self.saved_step = time.monotonic(), step
-        if self._is_first:
-            self._log.info(f"saved {checkpoint.path} in {self._saved_at - begun_at:.1f} s")
+                prune(self._run_dir, self._config.checkpoint_maxkeep)
+        except OSError as error:
+            return checkpoint, f"an old checkpoint could not be removed: {error}"
+        return checkpoint, ""
+
+    def _tell_success(self, save: _Save, checkpoint: Checkpoint, remark: str) -> None:
+        if not self._is_first:
+            return
+        waited = f", in the background: training waited {save.stall_s:.2f} s" if self._thread else ""
+        self._log.info(f"saved {checkpoint.path} in {time.monotonic() - save.begun_at:.1f} s{waited}")
+        if remark:
+            self._log.warning(remark)
+        if save.is_asked:
             with suppress(OSError):
                 self._run_dir.save_now.unlink(missing_ok=True)
-            try:
-                prune(self._run_dir, self._config.checkpoint_maxkeep)
-            except OSError as error:
-                self._log.warning(f"an old checkpoint could not be removed: {error}")
-        return checkpoint
+
+    def _tell_failure(self, save: _Save, error: SaveFailed) -> None:
+        if self._is_first:
+            self._log.warning(
+                f"the checkpoint of step {save.step} could not be saved: {error}; training goes on, "
+                "the checkpoints before it are kept"
+            )
 
     def restore(self, checkpoint: Checkpoint) -> dict[str, Any]:
         """Go on from `checkpoint`; the progress that was saved with it.

@@ -83,6 +83,10 @@ class Evaluation:
         steps_per_epoch: optimizer steps between evaluations, where `config` does not say.
         total_steps: the last step, which is evaluated in any case.
         set_status: tells the state of the run.
+        wants_stop: whether this rank was asked to stop.
+
+    Attributes:
+        is_due: an evaluation was left because a rank was asked to stop; the run that goes on makes up for it.
     """
 
     def __init__(
@@ -99,6 +103,7 @@ class Evaluation:
         steps_per_epoch: int,
         total_steps: int,
         set_status: Callable[..., None],
+        wants_stop: Callable[[], bool],
     ) -> None:
         self._engine = engine
         self._config = config
@@ -110,6 +115,8 @@ class Evaluation:
         self._interval = config.eval_interval or steps_per_epoch
         self._total_steps = total_steps
         self._set_status = set_status
+        self._wants_stop = wants_stop
+        self.is_due = False
         self._progress = Progress(config.early_stopping_patience, config.early_stopping_min_delta)
         self.why_ended_early = ""
         self._batches = _batches(data, config, ranks) if data else None
@@ -125,13 +132,14 @@ class Evaluation:
                 f"before the first step, every {self._interval:,} steps and after the last"
             )
 
-    def progress(self) -> dict[str, float]:
+    def progress(self) -> dict[str, Any]:
         """How the evaluation loss went so far, for `go_on_from`."""
-        return self._progress.state()
+        return {**self._progress.state(), "is_due": self.is_due}
 
     def go_on_from(self, state: dict[str, Any]) -> None:
         """Continue the run that said `state`."""
         self._progress.restore(state)
+        self.is_due = bool(state.get("is_due"))
         if self._progress.best_step > 0 and self._run_dir.best_json.exists():
             self._exporter.best_step = self._progress.best_step
 
@@ -139,12 +147,16 @@ class Evaluation:
         """Evaluate the model as it was loaded: what training is measured against."""
         if self._batches:
             self._evaluate(0)
+            self.is_due = False  # once trained, that model is gone
 
     def ends_run_after(self, step: int) -> bool:
         """Evaluate after `step` if it is time; whether the run is to end here, and not only at its last step."""
+        self.is_due = False
         if not self._batches or not (step % self._interval == 0 or step == self._total_steps):
             return False
         self._evaluate(step)
+        if self.is_due:
+            return False
         if self._progress.is_stalled and step < self._total_steps:
             self.why_ended_early = (
                 f"ended early after step {step}: the evaluation loss has not improved in "
@@ -169,7 +181,11 @@ class Evaluation:
         self._set_status(state="evaluating")
         begun_at = time.perf_counter()
         with answer_out_of_memory(self._engine.model, self._config, self._engine.device.type, step=step):
-            outcome = evaluate(self._engine, self._batches)
+            outcome = evaluate(self._engine, self._batches, self._wants_stop)
+        self.is_due = outcome is None
+        if outcome is None:
+            self._set_status(state="running")
+            return
         is_best = self._progress.add(step, outcome.loss)
         if self._is_first:
             self._tell(step, outcome, time.perf_counter() - begun_at, is_best=is_best)

@@ -4,6 +4,7 @@ from pathlib import Path
 
 from transformers import PreTrainedModel
 
+from xtuner.run.exports import mark_verified
 from xtuner.run.layout import (
     RunDir,
     exported_steps,
@@ -91,3 +92,5 @@ class Exporter:
                 chat_template=self._config.chat_template,
                 is_writer=self._is_writer,
             )
+            if self._is_writer:
+                mark_verified(self._run_dir, self._run_dir.export(step))

@@ -11,9 +11,10 @@ import torch
 
 from xtuner.data.template import tokenizer_fingerprint
 from xtuner.run.atomic import read_json, write_json
-from xtuner.run.checkpoints import Checkpoint, checkpoint_at, newest_whole, remove_leftovers
+from xtuner.run.checkpoints import Checkpoint, checkpoint_at, newest_whole
 from xtuner.run.index import rebuild_index
 from xtuner.run.layout import RUN_DIR_VARIABLE, RunDir
+from xtuner.run.leftovers import clear_run, clear_work_dir
 from xtuner.run.record import describe_run, mask_command
 from xtuner.run.resume import ResumePoint, find_resume_point
 from xtuner.run.status import StatusBeat, start_status
@@ -80,19 +81,20 @@ def _choose(config: TrainerConfig, launch: _Launch) -> RunStart:
     if launch.run_dir and launch.is_restart:
         return _go_on_in(RunDir(Path(launch.run_dir)))
     point = find_resume_point(config.resume, config.work_dir)
+    clear_work_dir(config.work_dir)
     if point is None:
         remarks = (
             f"--resume auto: {config.work_dir} holds no unfinished run with a whole checkpoint; a new run begins",
         )
         run_dir = RunDir(Path(launch.run_dir)) if launch.run_dir else RunDir.create(config.work_dir)
         return RunStart(run_dir, None, remarks if config.resume == "auto" else ())
-    remove_leftovers(point.run_dir)
+    clear_run(point.run_dir)
     return RunStart(point.run_dir, point.checkpoint, _remarks(point))
 
 
 def _go_on_in(run_dir: RunDir) -> RunStart:
     """The run that failed just now: whatever its status says, nobody else writes to it."""
-    remove_leftovers(run_dir)
+    clear_run(run_dir)
     checkpoint, skipped = newest_whole(run_dir)
     if checkpoint is None:
         return RunStart(

@@ -12,6 +12,7 @@ from xtuner.data.report import report_lines
 from xtuner.errors import StoppedAndSaved, StoppedNotSaved, TrainingFailed, XTunerError
 from xtuner.preflight import check_inputs, prepare_evaluation_data, prepare_training_data
 from xtuner.run.checkpoints import Checkpoint
+from xtuner.run.faults import point
 from xtuner.run.index import rebuild_index
 from xtuner.v1.config import TrainerConfig
 from xtuner.v1.datasets.batches import Batches
@@ -49,6 +50,9 @@ from xtuner.v1.train.run_start import start_beat, start_run
 from xtuner.v1.train.signals import die_with_parent, raise_on_stop_signals
 from xtuner.v1.train.trackers import Trackers
 
+# A run that fails waits this long for the save it has begun; torchrun leaves the other ranks 30 s.
+_LAST_SAVE_S = 20.0
+
 
 class Trainer:
     """One fine-tuning run, seen from one rank.
@@ -75,6 +79,7 @@ class Trainer:
         start = start_run(config, self.ranks, fingerprint)
         self.run_dir = start.run_dir
         self._log = RankLog(self.run_dir, self.ranks.rank)
+        point("start")
         self._batches = Batches(
             data,
             self.ranks.data_share,
@@ -109,6 +114,7 @@ class Trainer:
             steps_per_epoch=self._batches.steps_per_epoch(),
             total_steps=self.total_steps,
             set_status=self._set_status,
+            wants_stop=lambda: self._checkpoints.is_stopping,
         )
         self._checkpoints = Checkpoints(
             self._engine,
@@ -127,7 +133,11 @@ class Trainer:
         self._set_status(state="running")
         if self.step == 0:
             self._evaluation.before_training()
-        for step in range(self.step + 1, self.total_steps + 1):
+        steps = range(self.step + 1, self.total_steps + 1)
+        if self.step and self._evaluation.is_due and self._evaluation.ends_run_after(self.step):
+            steps = range(0)
+        for step in steps:
+            point("step")
             self._meter.begin()
             batch = self._batches.fetch(step)
             self._meter.batch_ready()
@@ -144,6 +154,7 @@ class Trainer:
             self._save_after(step, outcome)
         self._set_status(state="exporting")
         exported = self._exporter.export_latest(self.step)
+        self._checkpoints.wait()
         wait_for_all()  # nobody leaves while the first rank still writes
         self._set_status(state="finished", exit_code=0, message=self._evaluation.why_ended_early)
         self._close()
@@ -157,12 +168,14 @@ class Trainer:
             StoppedNotSaved: it could not be written.
         """
         save_wished, stop_wished = outcome.wishes
-        if step == self.total_steps:  # the export comes at once
+        stop_wished |= self._evaluation.is_due
+        if step == self.total_steps and not self._evaluation.is_due:  # the export comes at once
             return
         self._exporter.after_step(step)
         self._checkpoints.after_step(step, is_wanted=save_wished or stop_wished)
         if not stop_wished:
             return
+        self._checkpoints.wait()
         reason = self._checkpoints.stop_reason
         if self._checkpoints.saved_step != step:
             raise StoppedNotSaved(
@@ -187,6 +200,9 @@ class Trainer:
     def report_end(self, error: Exception) -> None:
         """Write into log and status that `error` ended the run; called on the rank that met it."""
         is_stop = isinstance(error, StoppedAndSaved | StoppedNotSaved)
+        if not is_stop:
+            with suppress(Exception):  # a rank that is gone, or hangs: the error itself is still to be told
+                self._checkpoints.wait(_LAST_SAVE_S)
         exit_code = error.exit_code if isinstance(error, XTunerError) else TrainingFailed.exit_code
         self._set_status(state="stopped" if is_stop else "failed", exit_code=exit_code, message=str(error))
         with suppress(OSError):  # the disk may be what failed; the error itself is still to be told
