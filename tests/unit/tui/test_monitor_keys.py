@@ -1,4 +1,4 @@
-"""Every key of the dashboard, at three sizes."""
+"""Every key of the dashboard, at the smallest and the largest size."""
 
 import shutil
 from types import SimpleNamespace
@@ -15,7 +15,7 @@ from xtuner.tui.monitor.page_screen import PageScreen
 from xtuner.tui.monitor.run_picker import RunPicker
 from xtuner.tui.widgets.alert_list import AlertList
 
-at_each_size = pytest.mark.parametrize("size", SIZES, ids=str)
+at_each_size = pytest.mark.parametrize("size", [SIZES[0], SIZES[-1]], ids=str)
 
 
 @pytest.fixture(autouse=True)
@@ -68,7 +68,7 @@ def test_tabs_can_be_clicked(work_dir, size):
 @at_each_size
 def test_cards_and_charts(work_dir, size):
     async def steps(screen):
-        num_shown = {80: 1, 120: 6, 200: 7}[size[0]]
+        num_shown = {80: 1, 200: 7}[size[0]]
         assert shown_charts(screen) == ["loss", "memory", "throughput", "grad-norm", "lr", "time", "key-6"][:num_shown]
         text = screen.text
         for title in ("loss", "lr", "tokens", "step", "data", "memory", "grad", "ranks"):

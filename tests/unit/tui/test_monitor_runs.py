@@ -33,7 +33,7 @@ def logs_of(run, folder, name="rank{}.log"):
         (folder / name.format(rank)).write_text(text)
 
 
-@pytest.mark.parametrize("size", SIZES, ids=str)
+@pytest.mark.parametrize("size", [SIZES[0], SIZES[-1]], ids=str)
 def test_the_work_dir_of_an_older_version(tmp_path, size):
     writer = healthy_run(tmp_path / "ours")
     logs_of(writer.run, tmp_path / "theirs" / "20250829091740" / "logs")
@@ -50,7 +50,7 @@ def test_the_work_dir_of_an_older_version(tmp_path, size):
     drive(steps, tmp_path / "theirs", size)
 
 
-@pytest.mark.parametrize("size", SIZES, ids=str)
+@pytest.mark.parametrize("size", [SIZES[0]], ids=str)
 def test_a_bare_directory_of_rank_logs(tmp_path, size):
     writer = healthy_run(tmp_path / "ours")
     logs_of(writer.run, tmp_path / "bare", "rank_{}.log")
@@ -64,7 +64,7 @@ def test_a_bare_directory_of_rank_logs(tmp_path, size):
     drive(steps, tmp_path / "bare", size)
 
 
-@pytest.mark.parametrize("size", SIZES, ids=str)
+@pytest.mark.parametrize("size", [SIZES[-1]], ids=str)
 def test_a_console_log_with_all_ranks_mixed(tmp_path, size):
     lines = ["torchrun says hello"]
     for step in range(1, 61):
