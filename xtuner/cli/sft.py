@@ -5,11 +5,13 @@ import shlex
 from dataclasses import replace
 from itertools import count
 from pathlib import Path
+from typing import Literal
 
 import typer
 
 from xtuner.cli import console
 from xtuner.cli.progress import tokenising_bar
+from xtuner.language import language_of
 from xtuner.launch.devices import count_accelerators
 from xtuner.launch.plan import LaunchPlan, torchrun_command
 from xtuner.launch.ports import check_endpoint
@@ -35,6 +37,9 @@ def command(
     wizard: bool = typer.Option(False, "--wizard", help="Ask for the options on the screen, those given filled in."),
     plain: bool = typer.Option(False, "--plain", help="Ask in numbered lines of text, as screen readers need it."),
     goes_on: bool = typer.Option(False, "--continue", help="Ask with the answers of the last time filled in."),
+    lang: Literal["en", "zh"] | None = typer.Option(
+        None, help="Language of the questions.  [default: that of LANGUAGE, LC_ALL, LC_MESSAGES or LANG]"
+    ),
     yes: bool = typer.Option(False, "--yes", help="Never ask: defaults for all that is not given."),
 ) -> None:
     """Fine-tune a Hugging Face model on chats; on a terminal it asks for what is not given.
@@ -54,7 +59,7 @@ def command(
         node_rank=node_rank,
         rdzv_endpoint=rdzv_endpoint,
     )
-    asking = Asking(wizard, plain, goes_on, never=yes or dry_run)
+    asking = Asking(wizard, plain, goes_on, never=yes or dry_run, language=lang or language_of())
     if wants_questions(config, asking):
         chosen = ask(plan, asking, ctx.params)
         if chosen is None:
