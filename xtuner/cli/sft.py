@@ -11,6 +11,7 @@ import typer
 
 from xtuner.cli import console
 from xtuner.cli.progress import tokenising_bar
+from xtuner.cli.ranks import parse_ranks
 from xtuner.language import language_of
 from xtuner.launch.devices import count_accelerators
 from xtuner.launch.plan import LaunchPlan, torchrun_command
@@ -26,7 +27,7 @@ def command(
     config: TrainerConfig,
     ctx: typer.Context,
     nproc_per_node: int = typer.Option(
-        None, min=1, metavar="RANKS", help="Ranks on this machine.  [default: one an accelerator, else 1]"
+        None, parser=parse_ranks, metavar="RANKS", help="Ranks on this machine.  [default: one an accelerator, else 1]"
     ),
     nnodes: int = typer.Option(1, min=1, metavar="MACHINES", help="Machines that train together."),
     node_rank: int = typer.Option(0, min=0, metavar="N", help="Which of the machines this is, from 0."),

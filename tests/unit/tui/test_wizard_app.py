@@ -190,7 +190,7 @@ def test_rows_in_error_stop_the_launch(demo, tmp_path):
 
     async def steps(screen):
         await screen.press("f2")
-        await screen.wait_for("1 rows are in error")
+        await screen.until(lambda: "the messages are a number, not a list" in screen.one_line)
         await screen.press("f6", "ctrl+g")
         await screen.until(lambda: screen.step == "data")
 

@@ -150,10 +150,10 @@ def with_look(inspection: Inspection, look: DataLook | None) -> Inspection:
     if look is not None and look.error is not None:
         remarks.append(Remark.of_error(look.error, "data"))
     elif look is not None and look.health is not None and look.health.problems.num_errors:
-        rows = look.health.problems.num_errors
-        remarks.append(
-            Remark("data", "error", _("{rows:,} rows are in error").format(rows=rows), _("xtuner preview lists them"))
-        )
+        try:
+            look.health.problems.raise_errors(is_whole_file=look.health.every == 1)
+        except XTunerError as error:
+            remarks.append(Remark.of_error(error, "data"))
     elif look is not None and look.health is not None and look.health.problems.num_warnings:
         said = _("{warnings:,} warnings on rows").format(warnings=look.health.problems.num_warnings)
         remarks.append(Remark("data", "warning", said))
