@@ -67,7 +67,7 @@ def command(
             return
         plan, config = chosen, chosen.config
     plan.check()
-    plan = replace(plan, config=check_or_choose(config, plan.world_size))
+    plan = replace(plan, config=check_or_choose(config, plan.world_size, asks=not yes))
     if plan.node_rank == 0:
         point = find_resume_point(config.resume, config.work_dir)
         if point:
