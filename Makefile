@@ -5,7 +5,7 @@ BIN    := $(VENV)/bin
 # Tests of the tier e2e start several ranks each; more workers than this only make them wait for each other.
 WORKERS ?= 2
 
-.PHONY: install demo test check lint unit e2e faults gpu format clean
+.PHONY: install demo test check lint unit e2e faults gpu format catalogue clean
 
 install: $(VENV)/.installed
 
@@ -46,6 +46,9 @@ gpu: install
 format: install
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
+
+catalogue: install
+	$(BIN)/python tools/catalogue.py
 
 clean:
 	rm -rf $(VENV) work_dirs .pytest_cache .ruff_cache .mypy_cache .import_linter_cache

@@ -4,23 +4,26 @@ import codecs
 import fcntl
 import os
 import pty
+import re
 import select
 import struct
 import subprocess
 import termios
 import time
+from collections.abc import Callable
 from pathlib import Path
 from types import TracebackType
 
+import pyte
 from commands import BIN, ROOT
 
 
 class Terminal:
     """`xtuner ARGUMENTS` with stdin, stdout and stderr on a pseudo-terminal that Ctrl-C reaches it through."""
 
-    def __init__(self, *arguments: object, **environment: str) -> None:
+    def __init__(self, *arguments: object, size: tuple[int, int] = (200, 40), **environment: str) -> None:
         self._ours, theirs = pty.openpty()
-        fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 40, 200, 0, 0))
+        fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", size[1], size[0], 0, 0))
         self._process = subprocess.Popen(
             [str(BIN / "xtuner"), *map(str, arguments)],
             cwd=ROOT,
@@ -107,3 +110,45 @@ class Terminal:
                 return ""
             if not part or (text := self._decoder.decode(part)):
                 return text if part else ""
+
+
+class ScreenTerminal(Terminal):
+    """The same, with a terminal emulator behind it: what a person would see there."""
+
+    # Questions about the terminal and keyboard modes, which pyte takes for text; and a beginning that may become one.
+    _UNKNOWN = re.compile(r"\x1b\[[<>=][0-9;]*[a-zA-Z]|\x1b\[\?[0-9;]*\$p|\x1bP.*?\x1b\\\\|\x1b_.*?\x1b\\\\", re.DOTALL)
+    _BEGUN = re.compile(r"\x1b(\[[<>=?]?[0-9;]*\$?|[P_][^\x1b]*)?$")
+
+    def __init__(self, *arguments: object, size: tuple[int, int], **environment: str) -> None:
+        super().__init__(*arguments, size=size, **environment)
+        self._screen = pyte.Screen(*size)
+        self._stream = pyte.Stream(self._screen)
+
+    @property
+    def lines(self) -> list[str]:
+        """The rows of the screen."""
+        return list(self._screen.display)
+
+    @property
+    def text(self) -> str:
+        """All that stands there, its rows joined: what is wrapped is found too."""
+        return "".join("".join(self.lines).split())
+
+    def wait_for(self, condition: Callable[[], bool], patience_s: float = 300.0) -> None:
+        """Show what comes until `condition()`."""
+        deadline = time.monotonic() + patience_s
+        while not condition():
+            assert time.monotonic() < deadline, "never came true; the screen:\n" + "\n".join(self.lines)
+            if not select.select([self._ours], [], [], 0.1)[0]:
+                continue
+            part = self._read()
+            if not part:  # the program has ended; what it left behind may still come true
+                time.sleep(0.1)
+            self._unread += part
+            begun = self._BEGUN.search(self._unread)
+            whole, self._unread = (self._unread[: begun.start()], begun[0]) if begun else (self._unread, "")
+            self._stream.feed(self._UNKNOWN.sub("", whole))
+
+    def wait_for_text(self, words: str) -> None:
+        """Show what comes until `words` stand on the screen, wherever its rows break."""
+        self.wait_for(lambda: "".join(words.split()) in self.text)

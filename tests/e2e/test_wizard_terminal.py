@@ -1,8 +1,10 @@
 """The guided launch in a real pseudo-terminal: plain prompts to a finished run, and the screen opened and left."""
 
+import json
+
 import pytest
 from commands import run
-from terminals import Terminal
+from terminals import ScreenTerminal, Terminal
 
 from xtuner.demo.build import build_demo
 from xtuner.run.layout import newest_run
@@ -74,6 +76,50 @@ def test_the_screen_opens_without_flags_and_gives_the_terminal_back():
         terminal.type("\x03")
         exit_code, shown = terminal.read_to_end()
     assert exit_code == 0 and "\x1b[?1049l" in shown and "nothing was launched" in shown
+
+
+F4, F5, F6 = "\x1bOS", "\x1b[15~", "\x1b[17~"
+CTRL_G, CTRL_N, CTRL_U = "\x07", "\x0e", "\x15"
+
+
+@pytest.mark.parametrize(
+    ("language", "size", "words"),
+    [
+        ("zh", (80, 24), ("要训练哪个模型？", "✓ 通过：这个模型可以训练", "共 449 条样本", "✓ 可以启动")),
+        ("en", (160, 48), ("which model is to be trained?", "✓ OK: this model can be trained", "449 rows", "✓ ready")),
+    ],
+)
+def test_from_nothing_to_a_trained_model_by_keys_alone(demo, tmp_path, language, size, words):
+    which, can_be_trained, rows, is_ready = words
+    with ScreenTerminal("sft", size=size, TERM="xterm-256color", LANGUAGE=language) as terminal:
+        terminal.wait_for_text(which)
+        terminal.type(str(demo.model_dir))
+        terminal.wait_for_text(can_be_trained)
+        terminal.type(CTRL_N)
+        terminal.wait_for_text("dataset-format")
+        terminal.type(str(demo.dataset))
+        terminal.wait_for_text(rows)
+        terminal.type(F4)
+        terminal.wait_for_text("total-step")
+        terminal.type("2")
+        terminal.wait_for_text("--total-step=2")
+        terminal.type(F5)
+        terminal.wait_for_text("work-dir")
+        terminal.type(CTRL_U)
+        terminal.wait_for(lambda: not any("work-dir " in line and "work_dirs" in line for line in terminal.lines))
+        terminal.type(f"{tmp_path}/r")
+        terminal.wait_for_text(f"--work-dir={tmp_path}/r")
+        terminal.type(F6)
+        terminal.wait_for_text(is_ready)
+        terminal.type(CTRL_G)
+        terminal.wait_for_text("[1 Overview]")  # the dashboard of the run
+        terminal.wait_for_text("FINISHED")
+        terminal.type("q")
+        terminal.wait_for_text("hf-latest")
+        assert terminal.read_to_end()[0] == 0
+    run = newest_run(tmp_path / "r")
+    assert [json.loads(line)["step"] for line in run.rank_metrics(0).read_text().splitlines()][-1] == 2
+    assert json.loads(run.config_json.read_text())["total_step"] == 2
 
 
 def test_without_a_terminal_every_missing_flag_is_named():

@@ -61,6 +61,21 @@ def test_one_key_takes_the_snapshot(tiny_model, chats, tmp_path):
     assert code == 0 and "using --load-from" in shown and f'"load_from": "{snapshot}"' in shown.replace("\r\n", "")
 
 
+def test_yes_never_asks_and_takes_the_only_one(tiny_model, chats, tmp_path):
+    """At a terminal as without one."""
+    repo = _cache_of(tiny_model("qwen3"), tmp_path, revisions=("abc123", "def456"))
+    flags = [*_flags(repo, chats, tmp_path), "--yes"]
+    with Terminal("sft", *flags, NO_COLOR="1") as terminal:
+        code, shown = terminal.read_to_end()
+    assert code == 0 and "[Y/n]" not in shown and "using --load-from" in shown
+    assert f'"load_from": "{repo / "snapshots" / "abc123"}"' in shown.replace("\r\n", "")
+    (repo / "refs" / "main").unlink()
+    with Terminal("sft", *flags, NO_COLOR="1") as terminal:
+        code, shown = terminal.read_to_end()
+    assert code == 3 and "error: " in shown and "use which?" not in shown
+    assert run("xtuner", "sft", *flags).returncode == 3
+
+
 def test_any_other_key_leaves_with_the_code_of_the_error(tiny_model, chats, tmp_path):
     repo = _cache_of(tiny_model("qwen3"), tmp_path)
     with Terminal("sft", *_flags(repo, chats, tmp_path), NO_COLOR="1") as terminal:

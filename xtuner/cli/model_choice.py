@@ -18,8 +18,14 @@ if TYPE_CHECKING:
 _MAX_KEYS = 9
 
 
-def check_or_choose(config: "TrainerConfig", world_size: int) -> "TrainerConfig":
+def check_or_choose(config: "TrainerConfig", world_size: int, *, asks: bool = True) -> "TrainerConfig":
     """`config` once `check_inputs` accepts it, with another `load_from` if that is what the person at the keys chose.
+
+    Args:
+        config: the options.
+        world_size: ranks on all machines.
+        asks: whether keys may be waited for, at a terminal. Otherwise the one directory that can be meant is taken,
+            and of several none.
 
     Raises:
         XTunerError: as `check_inputs`, if nobody can be asked or there is nothing to choose.
@@ -32,10 +38,12 @@ def check_or_choose(config: "TrainerConfig", world_size: int) -> "TrainerConfig"
         return config
     except ModelRefused as refused:
         choices = _choices(refused.report)
-        if not choices or not (sys.stdin.isatty() and sys.stderr.isatty()):
+        can_ask = asks and sys.stdin.isatty() and sys.stderr.isatty()
+        if not choices or not (can_ask or (not asks and len(choices) == 1)):
             raise
-        console.show_error(refused)
-        chosen = _ask(choices, refused.report)
+        if can_ask:
+            console.show_error(refused)
+        chosen = _ask(choices, refused.report) if can_ask else choices[0]
         if chosen is None:
             raise typer.Exit(refused.exit_code) from None
     console.say(f"using --load-from {chosen}")

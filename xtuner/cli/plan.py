@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import typer
 
 from xtuner.cli import console
+from xtuner.cli.ranks import parse_ranks
 from xtuner.errors import EnvironmentFault
 from xtuner.v1.config import TrainerConfig
 from xtuner.v1.config.flags import with_flags
@@ -24,7 +25,7 @@ _BAR = 30
 def command(
     config: TrainerConfig,
     nproc_per_node: int = typer.Option(
-        None, min=1, metavar="RANKS", help="Ranks on this machine.  [default: one an accelerator, else 1]"
+        None, parser=parse_ranks, metavar="RANKS", help="Ranks on this machine.  [default: one an accelerator, else 1]"
     ),
     nnodes: int = typer.Option(1, min=1, metavar="MACHINES", help="Machines that train together."),
     device_memory: float = typer.Option(

@@ -9,6 +9,8 @@ import typer
 from xtuner.cli import console
 from xtuner.cli.attach import show_end, show_result
 from xtuner.cli.progress import tokenising_bar
+from xtuner.cli.ranks import parse_ranks
+from xtuner.language import language_of
 from xtuner.launch.devices import count_accelerators
 from xtuner.launch.plan import LaunchPlan, torchrun_command
 from xtuner.launch.ports import check_endpoint
@@ -28,7 +30,7 @@ def command(
     config: TrainerConfig,
     ctx: typer.Context,
     nproc_per_node: int = typer.Option(
-        None, min=1, metavar="RANKS", help="Ranks on this machine.  [default: one an accelerator, else 1]"
+        None, parser=parse_ranks, metavar="RANKS", help="Ranks on this machine.  [default: one an accelerator, else 1]"
     ),
     nnodes: int = typer.Option(1, min=1, metavar="MACHINES", help="Machines that train together."),
     node_rank: int = typer.Option(0, min=0, metavar="N", help="Which of the machines this is, from 0."),
@@ -46,6 +48,9 @@ def command(
     plain: bool = typer.Option(False, "--plain", help="Ask in numbered lines of text, as screen readers need it."),
     goes_on: bool = typer.Option(False, "--continue", help="Ask with the answers of the last time filled in."),
     detach: bool = typer.Option(False, "--detach", help="Launch without a terminal, and return."),
+    lang: Literal["en", "zh"] | None = typer.Option(
+        None, help="Language of the questions.  [default: that of LANGUAGE, LC_ALL, LC_MESSAGES or LANG]"
+    ),
     yes: bool = typer.Option(False, "--yes", help="Never ask: defaults for all that is not given."),
 ) -> None:
     """Fine-tune a Hugging Face model on chats; on a terminal it asks for what is not given.
@@ -66,7 +71,8 @@ def command(
         rdzv_endpoint=rdzv_endpoint,
         max_restarts=max_restarts,
     )
-    asking = Asking(wizard, plain, goes_on, never=yes or dry_run or emit is not None)
+    is_never_asked = yes or dry_run or emit is not None
+    asking = Asking(wizard, plain, goes_on, never=is_never_asked, language=lang or language_of())
     is_watched = False
     if wants_questions(config, asking):
         chosen = ask(plan, asking, ctx.params)
@@ -78,7 +84,7 @@ def command(
         _emit(plan, emit)
         return
     plan.check()
-    plan = replace(plan, config=check_or_choose(config, plan.world_size))
+    plan = replace(plan, config=check_or_choose(config, plan.world_size, asks=not yes))
     if plan.node_rank == 0:
         point = find_resume_point(config.resume, config.work_dir)
         if point:

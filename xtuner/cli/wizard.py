@@ -7,6 +7,7 @@ from typing import Any
 
 from xtuner.cli import console
 from xtuner.errors import UsageError
+from xtuner.language import _, speak
 from xtuner.launch.plan import LaunchPlan
 from xtuner.v1.config import TrainerConfig
 from xtuner.v1.config.flags import option_fields
@@ -22,12 +23,14 @@ class Asking:
         plain: in numbered lines of text.
         goes_on: with the answers of the last time.
         never: not at all.
+        language: of the questions, one of `LANGUAGES`.
     """
 
     wizard: bool = False
     plain: bool = False
     goes_on: bool = False
     never: bool = False
+    language: str = "en"
 
     @property
     def is_wanted(self) -> bool:
@@ -65,7 +68,8 @@ def ask(plan: LaunchPlan, asking: Asking, given: Mapping[str, Any]) -> LaunchPla
     from xtuner.tui.wizard.answers import Answers, kept_answers
     from xtuner.tui.wizard.inspection import Inspector
 
-    flags = [key for key, _ in option_fields() if given.get(key.replace(".", "__")) not in (None, [])]
+    speak(asking.language)
+    flags = [key for key, info in option_fields() if given.get(key.replace(".", "__")) not in (None, [])]
     answers = Answers.of_config(plan.config, flags, given.get("nproc_per_node"))
     if asking.goes_on:
         answers = kept_answers().with_given(answers)
@@ -80,7 +84,7 @@ def ask(plan: LaunchPlan, asking: Asking, given: Mapping[str, Any]) -> LaunchPla
 
         chosen = run_wizard(answers, inspector)
     if chosen is None:
-        console.say("nothing was launched; xtuner sft --continue goes on with your answers")
+        console.say(_("nothing was launched; xtuner sft --continue goes on with your answers"))
     return chosen
 
 

@@ -6,6 +6,7 @@ from pathlib import Path
 from xtuner.cli import console
 from xtuner.cli.preview_text import show_view
 from xtuner.errors import XTunerError
+from xtuner.language import N_, _
 from xtuner.launch.plan import LaunchPlan
 from xtuner.run.atomic import atomic_write
 from xtuner.run.text import visible
@@ -19,7 +20,7 @@ from xtuner.tui.wizard.steps import PRESETS, STEPS, Step, apply_preset, preset_o
 
 _WIDTH = 72
 _MAX_MODELS = 9
-_WORDS = {"error": "error", "open": "missing", "warning": "warning", "ok": "note"}
+_WORDS = {"error": N_("error"), "open": N_("missing"), "warning": N_("warning"), "ok": N_("note")}
 
 
 class _Left(Exception):
@@ -44,7 +45,7 @@ class _Prompts:
 
     def run(self) -> LaunchPlan:
         """All steps, in any order."""
-        console.say("Numbers choose, Enter goes on, b goes back, q leaves; your answers are kept.")
+        console.say(_("Numbers choose, Enter goes on, b goes back, q leaves; your answers are kept."))
         place = 0
         while True:
             place = max(0, place + self._step(place))
@@ -53,13 +54,14 @@ class _Prompts:
                 hindrance = inspection.first_hindrance()
                 if hindrance is None:
                     return self._answers.plan(self._inspector.template)
-                console.say(f"not yet: {hindrance.text}")
+                console.say(_("not yet: {reason}").format(reason=hindrance.text))
                 place = next(number for number, step in enumerate(STEPS) if step.name == hindrance.step)
 
     def _step(self, place: int) -> int:
         """One step, until it is left; how many steps to go on."""
         step = STEPS[place]
-        console.say(f"\nStep {place + 1} of {len(STEPS)}: {step.title}")
+        said = _("Step {number} of {steps}: {title}")
+        console.say("\n" + said.format(number=place + 1, steps=len(STEPS), title=_(step.title)))
         if step.name == "model" and not self._answers.text("load_from") and not self._answers.text("model_cfg"):
             self._ask_for_model()
         elif step.name == "data" and not self._answers.text("dataset") and not self._answers.text("datasets"):
@@ -80,32 +82,33 @@ class _Prompts:
 
     def _prompt(self, step: Step, shows_all: bool) -> str:
         if step.name == "review":
-            return "Enter launches, s saves a YAML file, b goes back, q leaves: "
-        more = "" if shows_all else "m more options, "
-        presets = "p preset, " if step.name == "training" else ""
-        return f"number to change, {presets}{more}f fix, Enter next step, b back, q leave: "
+            return _("Enter launches, s saves a YAML file, b goes back, q leaves: ")
+        more = "" if shows_all else _("m more options, ")
+        presets = _("p preset, ") if step.name == "training" else ""
+        said = _("number to change, {presets}{more}f fix, Enter next step, b back, q leave: ")
+        return said.format(presets=presets, more=more)
 
     def _show(self, step: Step, fields: list[Field]) -> None:
         for number, field in enumerate(fields, start=1):
-            text = self._answers.text(field.key) or "not given"
-            console.say(f"{number}. {field.flag}: {text} ({self._answers.source(field.key)})")
+            text = self._answers.text(field.key) or _("not given")
+            console.say(f"{number}. {field.flag}: {text} ({_(self._answers.source(field.key))})")
         inspection = self._inspect()
         if step.name == "review":
             console.say("\n".join(review_lines(self._answers, inspection, self._look, self._inspector.hardware)))
-            console.say("the command that does the same:")
+            console.say(_("the command that does the same:"))
             console.data(command_line(inspection, self._inspector.template.nproc_per_node))
             return
         if step.name == "training":
-            console.say(f"preset: {preset_of(self._answers)}")
+            console.say(_("preset: {preset}").format(preset=_(preset_of(self._answers))))
         self._show_findings(step, inspection)
 
     def _show_findings(self, step: Step, inspection: Inspection) -> None:
         for remark in inspection.of_step(step.name):
-            console.say(f"{_WORDS[remark.state]}: {remark.text}")
+            console.say(f"{_(_WORDS[remark.state])}: {remark.text}")
             if remark.hint:
-                console.say(f"  hint: {remark.hint}")
+                console.say(_("  hint: {hint}").format(hint=remark.hint))
         if step.name == "model" and inspection.model and inspection.model.ok:
-            console.say("OK: this model can be trained")
+            console.say(_("OK: this model can be trained"))
         elif step.name == "data" and self._look is not None:
             console.say("\n".join(self._look.lines(_WIDTH)))
             for sample in self._look.samples[:1]:
@@ -113,8 +116,9 @@ class _Prompts:
         elif step.name == "hardware":
             console.say(self._inspector.hardware.sentence())
             if inspection.needs:
+                said = _("memory: about {memory:.2f} of {usable:.2f} GiB on each device, estimated")
                 memory, usable = inspection.needs.memory.total, inspection.needs.usable
-                console.say(f"memory: about {memory:.2f} of {usable:.2f} GiB on each device, estimated")
+                console.say(said.format(memory=memory, usable=usable))
 
     def _do(self, step: Step, fields: list[Field], said: str) -> None:
         """What was typed at a step's prompt."""
@@ -127,14 +131,15 @@ class _Prompts:
         elif said.isdigit() and 1 <= int(said) <= len(fields):
             self._ask(fields[int(said) - 1])
         else:
-            console.say(f"{said!r} is not one of them")
+            console.say(_("{said!r} is not one of them").format(said=said))
 
     def _ask(self, field: Field) -> None:
         """Ask until the answer is right by itself, or is left as it was."""
-        console.say(f"{field.flag}: {field.help}" + (f" Unit: {field.unit}." if field.unit else ""))
+        unit = _(" Unit: {unit}.").format(unit=_(field.unit)) if field.unit else ""
+        console.say(f"{field.flag}: {field.describe()}{unit}")
         if field.choices:
             console.say("  ".join(f"{number}. {choice}" for number, choice in enumerate(field.choices, start=1)))
-        while said := _input(f"{field.flag} (Enter keeps {self._answers.text(field.key) or 'none'}): "):
+        while said := _input(self._question(field)):
             text = field.choices[int(said) - 1] if field.choices and _is_place(said, len(field.choices)) else said
             before = self._answers.copy()
             self._answers.set(field.key, text)
@@ -145,11 +150,16 @@ class _Prompts:
             self._answers = before
         self._keep()
 
+    def _question(self, field: Field) -> str:
+        answer = self._answers.text(field.key) or _("none")
+        return _("{flag} (Enter keeps {answer}): ").format(flag=field.flag, answer=answer)
+
     def _ask_for_model(self) -> None:
         models = find_models(self._answers.valid_config().work_dir)[:_MAX_MODELS]
         for number, candidate in enumerate(models, start=1):
             console.say(f"{number}. {candidate.path} ({candidate.origin})")
-        console.say("--load-from: the model directory" + (", or a number of the list" if models else ""))
+        number_too = _(", or a number of the list") if models else ""
+        console.say(_("--load-from: the model directory") + number_too)
         if said := _input("--load-from: "):
             chosen = str(models[int(said) - 1].path) if _is_place(said, len(models)) else said
             self._answers.set("load_from", chosen)
@@ -157,8 +167,8 @@ class _Prompts:
 
     def _ask_for_preset(self) -> None:
         for number, preset in enumerate(PRESETS, start=1):
-            console.say(f"{number}. {preset.name}: {preset.help}")
-        if _is_place(said := _input("preset: "), len(PRESETS)):
+            console.say(f"{number}. {_(preset.name)}: {_(preset.help)}")
+        if _is_place(said := _input(_("preset: ")), len(PRESETS)):
             apply_preset(self._answers, PRESETS[int(said) - 1].name)
             self._keep()
 
@@ -169,7 +179,7 @@ class _Prompts:
         elif inspection.fit:
             self._answers.apply(inspection.fit.changes)
         else:
-            console.say("nothing here can be mended by itself")
+            console.say(_("nothing here can be mended by itself"))
             return
         self._keep()
 
@@ -181,9 +191,9 @@ class _Prompts:
         try:
             atomic_write(path, config_yaml(inspection.plan.config, command))
         except OSError as error:
-            console.say(f"{path} cannot be written: {error.strerror}")
+            console.say(_("{path} cannot be written: {reason}").format(path=path, reason=error.strerror))
         else:
-            console.say(f"written: {path}")
+            console.say(_("written: {path}").format(path=path))
 
     def _keep(self) -> None:
         try:

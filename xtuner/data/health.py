@@ -29,7 +29,7 @@ from xtuner.data.sources import DataFile
 SAMPLE_BYTES = 2**28  # what is read closely of data that is larger
 _TEXT_GROWTH = 5  # about how much compressed chats grow
 _NO_SPECIAL_TOKENS = re.compile("(?!)")
-_PERCENTILES = {"min": 0, "median": 50, "p90": 90, "p99": 99, "max": 100}
+PERCENTILES = {"min": 0, "median": 50, "p90": 90, "p99": 99, "max": 100}
 
 
 @dataclass
@@ -69,8 +69,8 @@ class Health:
         tokens = np.asarray(self.profile.row_tokens)
         if not len(tokens):
             return {}
-        values = np.percentile(tokens, list(_PERCENTILES.values()), method="nearest")
-        return dict(zip(_PERCENTILES, map(int, values), strict=True))
+        values = np.percentile(tokens, list(PERCENTILES.values()), method="nearest")
+        return dict(zip(PERCENTILES, map(int, values), strict=True))
 
 
 @dataclass(frozen=True)

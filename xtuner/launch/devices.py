@@ -5,6 +5,7 @@ import shutil
 import subprocess
 from dataclasses import dataclass
 
+from xtuner.language import _
 from xtuner.v1.config.memory import GIB
 
 
@@ -27,11 +28,12 @@ class Hardware:
     host_gib: float
 
     def sentence(self) -> str:
-        """In words."""
+        """In words of the language that is spoken."""
         if self.kind == "cpu":
-            return f"no accelerator; {count_cores()} CPU cores, {self.host_gib:.1f} GiB of memory"
-        return (
-            f"{self.num_devices} x {self.name} with {self.memory_gib:.1f} GiB, {self.host_gib:.1f} GiB of host memory"
+            said = _("no accelerator; {cores} CPU cores, {host_gib:.1f} GiB of memory")
+            return said.format(cores=count_cores(), host_gib=self.host_gib)
+        return _("{num_devices} x {name} with {memory_gib:.1f} GiB, {host_gib:.1f} GiB of host memory").format(
+            **vars(self)
         )
 
 
@@ -41,7 +43,7 @@ def find_hardware() -> Hardware:
     num_devices = count_accelerators()
     listing = _ask_driver("--query-gpu=name,memory.total", "--format=csv,noheader,nounits") if num_devices else []
     rows = [line.rpartition(",") for line in listing]
-    sizes = [int(mib) for _, _, mib in rows if mib.strip().isdigit()]
+    sizes = [int(row[-1]) for row in rows if row[-1].strip().isdigit()]
     if not sizes:
         return Hardware("cpu", "this machine", 0, host_gib, host_gib)
     return Hardware("cuda", rows[0][0].strip(), num_devices, min(sizes) / 1024, host_gib)

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from itertools import product
 from typing import Any
 
+from xtuner.language import N_
 from xtuner.launch.devices import Hardware
 from xtuner.launch.estimate import Estimate, estimate
 from xtuner.launch.model_sizes import ModelSizes
@@ -82,23 +83,25 @@ def _alternatives(config: TrainerConfig, hardware: Hardware, nproc: int) -> Iter
     """What may be changed; of the changes in one list, one at most."""
     fsdp = config.fsdp_config
     if config.loss_chunk_size > _SMALL_CHUNK:
-        yield [Change("loss_chunk_size", _SMALL_CHUNK, 0.02, "a little slower")]
+        yield [Change("loss_chunk_size", _SMALL_CHUNK, 0.02, N_("a little slower"))]
     if nproc < hardware.num_devices and _shares_evenly(config, hardware.num_devices):
-        yield [Change(NPROC, hardware.num_devices, 0.1, "all devices of this machine")]
+        yield [Change(NPROC, hardware.num_devices, 0.1, N_("all devices of this machine"))]
     if config.optimizer == "adamw" and not config.lora.rank and importlib.util.find_spec("torchao"):
-        yield [Change("optimizer", "adamw-8bit", 0.15, "optimizer state rounded to 8 bits")]
+        yield [Change("optimizer", "adamw-8bit", 0.15, N_("optimizer state rounded to 8 bits"))]
     if recompute_ratio(fsdp, hardware.kind) < 1:
-        yield [Change("fsdp_config.recompute_ratio", 1.0, 0.33, "a third more time")]
+        yield [Change("fsdp_config.recompute_ratio", 1.0, 0.33, N_("a third more time"))]
     packs = [config.pack_max_length // 2**power for power in (1, 2, 3)]
     if shorter := [length for length in packs if length >= _SHORTEST_PACK]:
         yield [
-            Change("pack_max_length", length, 0.4 * power, "longer rows are cut" if length < config.max_length else "")
+            Change(
+                "pack_max_length", length, 0.4 * power, N_("longer rows are cut") if length < config.max_length else ""
+            )
             for power, length in enumerate(shorter, start=1)
         ]
     if hardware.kind != "cpu" and not fsdp.cpu_offload:
-        yield [Change("fsdp_config.cpu_offload", True, 1.0, "each step waits for host memory")]
+        yield [Change("fsdp_config.cpu_offload", True, 1.0, N_("each step waits for host memory"))]
     if config.load_from is not None and not config.lora.rank and importlib.util.find_spec("peft"):
-        yield [Change("lora.rank", _LORA_RANK, 3.0, "trains adapters, not all weights")]
+        yield [Change("lora.rank", _LORA_RANK, 3.0, N_("trains adapters, not all weights"))]
 
 
 def _shares_evenly(config: TrainerConfig, world_size: int) -> bool:

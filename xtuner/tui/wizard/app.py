@@ -11,8 +11,9 @@ from textual.binding import Binding, BindingType
 from textual.containers import Vertical
 from textual.events import DescendantFocus
 from textual.timer import Timer
-from textual.widgets import ContentSwitcher, Footer, Static
+from textual.widgets import ContentSwitcher, Static
 
+from xtuner.language import N_, _
 from xtuner.launch.plan import LaunchPlan
 from xtuner.run.atomic import atomic_write
 from xtuner.run.text import visible
@@ -22,6 +23,7 @@ from xtuner.tui.wizard.data_look import DataLook, LookRequest
 from xtuner.tui.wizard.field_row import FieldRow
 from xtuner.tui.wizard.fields import Field
 from xtuner.tui.wizard.inspection import Inspection, Inspector, with_look
+from xtuner.tui.wizard.key_hints import KeyHints
 from xtuner.tui.wizard.panels import panel
 from xtuner.tui.wizard.quit_screen import QuitScreen
 from xtuner.tui.wizard.rail import Rail
@@ -55,19 +57,19 @@ class WizardApp(App[LaunchPlan | None]):
     ENABLE_COMMAND_PALETTE = False
     HORIZONTAL_BREAKPOINTS: ClassVar[list[tuple[int, str]]] = [(0, "-narrow"), (110, "-wide")]  # type: ignore[misc]
     BINDINGS: ClassVar[list[BindingType]] = [
-        Binding("ctrl+n", "next", "Next", priority=True),
-        Binding("escape", "back", "Back"),
+        Binding("ctrl+n", "next", N_("Next"), priority=True),
+        Binding("escape", "back", N_("Back")),
         *(
             Binding(f"f{number}", f"go('{step.name}')", step.title, show=False, priority=True)
             for number, step in enumerate(STEPS, start=1)
         ),
         Binding("pageup", "scroll_panel(-1)", show=False, priority=True),
         Binding("pagedown", "scroll_panel(1)", show=False, priority=True),
-        Binding("ctrl+r", "mend", "Fix", priority=True),
-        Binding("ctrl+y", "copy", "Copy", priority=True),
-        Binding("ctrl+s", "save", "Save YAML", priority=True),
-        Binding("ctrl+g", "launch", "Launch", priority=True),
-        Binding("ctrl+c,ctrl+q", "leave", "Quit", priority=True, key_display="^c"),
+        Binding("ctrl+r", "mend", N_("Fix"), priority=True),
+        Binding("ctrl+y", "copy", N_("Copy"), priority=True),
+        Binding("ctrl+s", "save", N_("Save YAML"), priority=True),
+        Binding("ctrl+g", "launch", N_("Launch"), priority=True),
+        Binding("ctrl+c,ctrl+q", "leave", N_("Quit"), priority=True, key_display="^c"),
     ]
 
     def __init__(self, answers: Answers, inspector: Inspector) -> None:
@@ -98,7 +100,7 @@ class WizardApp(App[LaunchPlan | None]):
             yield self._switcher
             yield self._about
             yield self._command
-        yield Footer()
+        yield KeyHints()
 
     async def on_mount(self) -> None:
         """Begin with the first step, and with judging what is answered already."""
@@ -146,7 +148,7 @@ class WizardApp(App[LaunchPlan | None]):
     def on_field_row_edited(self, message: FieldRow.Edited) -> None:
         """Take the answer; judge it by itself now, and with all others when the typing pauses."""
         self._answers.set(message.key, message.text)
-        self._update_panes()
+        self._update_panes(message.key)
         if self._typing is not None:
             self._typing.stop()
         self._typing = self.set_timer(_TYPING_PAUSE_S, lambda: self._worker.inspect(self._answers))
@@ -189,7 +191,7 @@ class WizardApp(App[LaunchPlan | None]):
         self._switcher.current = step
         self._rail.current = step
         self._about.update("")
-        self.call_after_refresh(self._panes[step].take_keys)
+        self._panes[step].take_keys()
         self.call_after_refresh(self._show)
 
     async def action_next(self) -> None:
@@ -215,7 +217,7 @@ class WizardApp(App[LaunchPlan | None]):
         elif inspection and inspection.fit:
             self._answers.apply(inspection.fit.changes)
         else:
-            self.notify("nothing here that one key can mend")
+            self.notify(_("nothing here that one key can mend"))
             return
         self._changed()
 
@@ -223,7 +225,7 @@ class WizardApp(App[LaunchPlan | None]):
         """Copy the command line, by OSC 52: over SSH too."""
         if self._inspection is not None:
             self.copy_to_clipboard(self._command_line(self._inspection))
-            self.notify("the command line was copied")
+            self.notify(_("the command line was copied"))
 
     def action_save(self) -> None:
         """Write the options to a file of the working directory."""
@@ -234,9 +236,10 @@ class WizardApp(App[LaunchPlan | None]):
         try:
             atomic_write(path, config_yaml(self._inspection.plan.config, self._command_line(self._inspection)))
         except OSError as error:
-            self.notify(visible(f"{path} cannot be written: {error.strerror}"), severity="error", markup=False)
+            said = _("{path} cannot be written: {reason}").format(path=path, reason=error.strerror)
+            self.notify(visible(said), severity="error", markup=False)
             return
-        self.notify(f"written: {path}; xtuner sft --config {path} does the same")
+        self.notify(_("written: {path}; xtuner sft --config {path} does the same").format(path=path))
 
     def action_launch(self) -> None:
         """Leave with the plan; where something is in the way, go there."""
@@ -249,7 +252,7 @@ class WizardApp(App[LaunchPlan | None]):
             self._worker.stop()
             self.exit(self._answers.plan(self._inspection.plan))
             return
-        self.notify(visible(hindrance.text), title="not yet", severity="error", markup=False)
+        self.notify(visible(hindrance.text), title=_("not yet"), severity="error", markup=False)
         self.run_worker(self.action_go(hindrance.step), exclusive=True)
 
     def action_leave(self) -> None:
@@ -274,9 +277,9 @@ class WizardApp(App[LaunchPlan | None]):
         self._update_panes()
         self._worker.inspect(self._answers)
 
-    def _update_panes(self) -> None:
+    def _update_panes(self, typed: str | None = None) -> None:
         for pane in self._panes.values():
-            pane.update(self._answers)
+            pane.update(self._answers, typed)
 
     def _judged(self, inspection: Inspection) -> Inspection:
         return with_look(inspection, self._look)
@@ -303,7 +306,7 @@ class WizardApp(App[LaunchPlan | None]):
             pane.show_panel(panel(self._current, inspection, self._look, hardware, pane.panel_width))
         if self._current == "model":
             own = inspection.model.candidates if inspection.model else ()
-            meant = [Candidate(path, "in the directory that is answered") for path in own]
+            meant = [Candidate(path, _("in the directory that is answered")) for path in own]
             pane.show_candidates([*meant, *self._candidates])
 
     def _command_line(self, inspection: Inspection) -> str:
@@ -318,7 +321,7 @@ class WizardApp(App[LaunchPlan | None]):
 
 
 def _about(field: Field) -> str:
-    unit = f" ({field.unit})" if field.unit else ""
-    default = shlex.quote(field.show(field.default)) if field.show(field.default) else ""
-    said = f"  [default: {default}]" if default and "[default:" not in field.help else ""
-    return f"{field.flag}{unit}: {field.help}{said}"
+    unit = f" ({_(field.unit)})" if field.unit else ""
+    default = field.show(field.default)
+    shown = _(default) if field.kind == "switch" else shlex.quote(default) if default else ""
+    return f"{field.flag}{unit}: {field.describe(shown)}"

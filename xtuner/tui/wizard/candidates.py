@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from xtuner.hub.cache_layout import recognise_cache
+from xtuner.language import _
 from xtuner.run.atomic import read_json
 from xtuner.run.layout import list_runs
 
@@ -46,21 +47,21 @@ def _of_cache(root: Path) -> Iterator[Candidate]:
         return
     for snapshot in layout.snapshots if layout else ():
         if snapshot.is_complete:
-            yield Candidate(snapshot.path, f"{snapshot.repo_id} in the Hub cache")
+            yield Candidate(snapshot.path, _("{repo_id} in the Hub cache").format(repo_id=snapshot.repo_id))
 
 
 def _of_runs(work_dir: Path) -> Iterator[Candidate]:
     """What recent runs began from, and what came out of them."""
     for run in reversed(list_runs(work_dir)[-_MAX_RUNS:]):
         if run.latest_export.is_dir():
-            yield Candidate(run.latest_export, f"export of the run {run.name}")
+            yield Candidate(run.latest_export, _("export of the run {run}").format(run=run.name))
         try:
             config = read_json(run.config_json)
         except (OSError, ValueError):
             continue
         model = config.get("load_from") if isinstance(config, dict) else None
         if isinstance(model, str) and os.path.isfile(os.path.join(model, "config.json")):
-            yield Candidate(Path(model), f"trained by the run {run.name}")
+            yield Candidate(Path(model), _("trained by the run {run}").format(run=run.name))
 
 
 def _of_directory(directory: Path) -> Iterator[Candidate]:
@@ -70,4 +71,4 @@ def _of_directory(directory: Path) -> Iterator[Candidate]:
         return
     for name in names:
         if os.path.isfile(directory / name / "config.json"):
-            yield Candidate(directory / name, "in this directory")
+            yield Candidate(directory / name, _("in this directory"))

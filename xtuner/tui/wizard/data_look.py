@@ -14,11 +14,12 @@ from xtuner.data.options import RowOptions
 from xtuner.data.pool import WorkerPool
 from xtuner.data.prepare import count_workers
 from xtuner.data.problems import ERRORS, WARNINGS
-from xtuner.data.report import loss_truth
+from xtuner.data.report import short
 from xtuner.data.rows import PipelineSpec
 from xtuner.data.sources import DataFile, find_files
 from xtuner.data.view import RowView, view_raw
 from xtuner.errors import XTunerError
+from xtuner.language import _
 from xtuner.v1.config import TrainerConfig
 
 NUM_SAMPLES = 3
@@ -60,9 +61,10 @@ class DataLook:
         lines = [f"{path}: {format}" for path, format in self.files]
         if self.error is not None:
             lines.append(f"✗ {self.error.message}")
-            return lines + ([f"  hint: {self.error.hint}"] if self.error.hint else [])
+            return lines + ([_("  hint: {hint}").format(hint=self.error.hint)] if self.error.hint else [])
         if self.health is None:
-            return [*lines, f"{self.num_rows:,} rows looked at so far …" if self.files else "looking …"]
+            so_far = _("{rows:,} rows looked at so far …").format(rows=self.num_rows)
+            return [*lines, so_far if self.files else _("looking …")]
         return [*lines, *_about(self.health, self.limit, width)]
 
 
@@ -116,7 +118,7 @@ def look_at(request: LookRequest, on_look: Callable[[DataLook], None], is_stale:
 
 def _format(file: DataFile) -> str:
     first = next(iter_rows(file), None)
-    return "no rows" if first is None else format_of(file, first)
+    return _("no rows") if first is None else format_of(file, first)
 
 
 def _view(file: DataFile, row: RawRow, pool: WorkerPool | None) -> RowView:
@@ -127,15 +129,21 @@ def _view(file: DataFile, row: RawRow, pool: WorkerPool | None) -> RowView:
 
 
 def _about(health: Health, limit: int, width: int) -> list[str]:
-    lines = [f"{health.num_rows:,} rows" + (f", {health.counts.rows:,} of them looked at" if health.every > 1 else "")]
+    counts = health.counts
+    lines = [_("{rows:,} rows").format(rows=health.num_rows)]
+    if health.every > 1:
+        lines[0] += _(", {rows:,} of them looked at").format(rows=counts.rows)
     percentiles = health.token_percentiles()
     if percentiles:
-        lines.append("tokens a row: " + ", ".join(f"{name} {value:,}" for name, value in percentiles.items()))
-        lines.append(loss_truth(health.counts, None))
+        lines.append(_("tokens a row: ") + ", ".join(f"{_(name)} {value:,}" for name, value in percentiles.items()))
+        trained, tokens, share = short(counts.trained_tokens), short(counts.tokens), 100 * counts.trained_share
+        said = _("{rows:,} rows; trained tokens {trained} of {tokens} ({share:.0f} %)")
+        lines.append(said.format(rows=counts.rows, trained=trained, tokens=tokens, share=share))
         lines += bars(health.profile.row_tokens, limit, max(8, width - 30), num_classes=6)
     for sign, table in (("✗", ERRORS), ("!", WARNINGS)):
         for code, meaning in table.items():
             if count := health.problems.counts.get(code, 0):
-                lines.append(f"{sign} {code}: {count:,} rows: {meaning}")
+                said = _("{count:,} rows: {meaning}").format(count=count, meaning=_(meaning))
+                lines.append(f"{sign} {code}: {said}")
                 lines += [f"    {problem.message}" for problem in health.problems.examples.get(code, [])[:1]]
     return lines

@@ -1,6 +1,6 @@
 """One question on the screen: name, what is answered, where that came from, and what is wrong with it."""
 
-import re
+from collections.abc import Callable
 from typing import ClassVar
 
 from rich.cells import cell_len
@@ -14,12 +14,11 @@ from textual.suggester import Suggester
 from textual.widget import Widget
 from textual.widgets import Input, Static
 
+from xtuner.language import _
 from xtuner.run.text import visible
 from xtuner.tui.wizard.answers import Answers
 from xtuner.tui.wizard.completion import complete
 from xtuner.tui.wizard.fields import Field
-
-_DEFAULT = re.compile(r"\[default: (.*)\]$")
 
 
 class Choice(Widget, can_focus=True):
@@ -40,15 +39,18 @@ class Choice(Widget, can_focus=True):
             self.choice = choice
             self.value = value
 
-    def __init__(self, choices: tuple[str, ...], value: str, id: str | None = None) -> None:
+    def __init__(
+        self, choices: tuple[str, ...], value: str, id: str | None = None, label: Callable[[str], str] = str
+    ) -> None:
         super().__init__(id=id)
         self._choices = choices
+        self._label = label
         self.set_reactive(Choice.value, value)
 
     def render(self) -> Text:
         """The choice between arrows; where there is room, all of them."""
-        one = f"‹ {self.value} ›"
-        rest = " ".join(choice for choice in self._choices if choice != self.value)
+        one = f"‹ {self._label(self.value)} ›"
+        rest = " ".join(self._label(choice) for choice in self._choices if choice != self.value)
         has_room = cell_len(one) + cell_len(rest) + 3 <= self.size.width
         return Text.assemble((one, "bold"), (f"   {rest}" if has_room else "", "dim"), no_wrap=True)
 
@@ -106,17 +108,22 @@ class FieldRow(Vertical):
 
     def take_keys(self) -> None:
         """Give the keys to the editor."""
-        self._editor.focus()
+        self.screen.set_focus(self._editor)  # now: `focus` would let the keys pass that come before it
 
-    def update(self, answers: Answers) -> None:
-        """Show what `answers` say; what is being typed is left as it is."""
+    def update(self, answers: Answers, *, is_typed: bool = False) -> None:
+        """Show what `answers` say.
+
+        Args:
+            answers: of all questions.
+            is_typed: the text came from the editor, which may be ahead of it already: it is left as it stands.
+        """
         self._answers = answers
         text = answers.text(self.field.key)
-        if self._editor.value != text:
+        if self._editor.value != text and not is_typed:
             with self.prevent(Input.Changed):
                 self._editor.value = text
         error = answers.error(self.field.key)
-        shown = (answers.source(self.field.key), visible(f"✗ {error.message}") if error else "")
+        shown = (_(answers.source(self.field.key)), visible(f"✗ {error.message}") if error else "")
         if shown != self._shown:  # to lay out all rows anew at each key would be felt
             self._shown = shown
             self._source.update(shown[0])
@@ -135,11 +142,10 @@ class FieldRow(Vertical):
 
     def _make_editor(self, text: str) -> "Input | Choice":
         if self.field.choices:
-            return Choice(self.field.choices, text)
-        default = _DEFAULT.search(self.field.help)
+            return Choice(self.field.choices, text, label=_ if self.field.kind == "switch" else str)
         return Input(
             text,
-            placeholder=default[1] if default else "",
+            placeholder=_(self.field.default_words),
             compact=True,
             select_on_focus=False,
             suggester=PathSuggester(is_list=self.field.kind == "list") if self.field.holds_paths else None,

@@ -1,6 +1,7 @@
 """The questions, straight from the declarations of the options: text that a person types, and the value it means."""
 
 import json
+import re
 import shlex
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -13,6 +14,7 @@ from pydantic import ValidationError
 from pydantic.fields import FieldInfo
 
 from xtuner.errors import UsageError
+from xtuner.language import _
 from xtuner.launch.fit import NPROC
 from xtuner.v1.config.files import explain_invalid, resolve_config
 from xtuner.v1.config.flags import flag_of, option_fields
@@ -20,6 +22,7 @@ from xtuner.v1.config.option import Options, option
 
 Kind = Literal["switch", "choice", "number", "path", "text", "list"]
 YES, NO = "yes", "no"
+_DEFAULT = re.compile(r"\s*\[default: (.*)\]$")
 
 
 class LaunchOptions(Options):
@@ -60,6 +63,22 @@ class Field:
     def flag(self) -> str:
         """The flag that does the same."""
         return flag_of(self.key)
+
+    @property
+    def about(self) -> str:
+        """The help without the default that it may name."""
+        return _DEFAULT.sub("", self.help)
+
+    @property
+    def default_words(self) -> str:
+        """The default as the help names it, where what stands there is not a value; else nothing."""
+        named = _DEFAULT.search(self.help)
+        return named[1] if named else ""
+
+    def describe(self, default: str = "") -> str:
+        """The help in the language that is spoken; `default` is named where the help names none."""
+        said = _(self.default_words) or default
+        return _(self.about) + (_("  [default: {default}]").format(default=said) if said else "")
 
     @property
     def holds_paths(self) -> bool:

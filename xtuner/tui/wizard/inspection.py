@@ -10,6 +10,7 @@ from xtuner.data.sources import find_files
 from xtuner.errors import XTunerError
 from xtuner.hub.findings import Severity
 from xtuner.hub.model_dir import ModelReport, inspect_model
+from xtuner.language import N_, _
 from xtuner.launch.devices import Hardware
 from xtuner.launch.estimate import Estimate, estimate
 from xtuner.launch.fit import Fit, cheapest_fit
@@ -149,21 +150,24 @@ def with_look(inspection: Inspection, look: DataLook | None) -> Inspection:
     if look is not None and look.error is not None:
         remarks.append(Remark.of_error(look.error, "data"))
     elif look is not None and look.health is not None and look.health.problems.num_errors:
-        rows = look.health.problems.num_errors
-        remarks.append(Remark("data", "error", f"{rows:,} rows are in error", "xtuner preview lists them"))
+        try:
+            look.health.problems.raise_errors(is_whole_file=look.health.every == 1)
+        except XTunerError as error:
+            remarks.append(Remark.of_error(error, "data"))
     elif look is not None and look.health is not None and look.health.problems.num_warnings:
-        remarks.append(Remark("data", "warning", f"{look.health.problems.num_warnings:,} warnings on rows"))
+        said = _("{warnings:,} warnings on rows").format(warnings=look.health.problems.num_warnings)
+        remarks.append(Remark("data", "warning", said))
     return replace(inspection, remarks=(*inspection.remarks, *remarks))
 
 
 def _missing(config: TrainerConfig) -> Iterator[Remark]:
     steps: dict[str, StepName] = {"--load-from": "model", "--tokenizer-path": "model", "--dataset": "data"}
     words = {
-        "--load-from": "which model is to be trained?",
-        "--tokenizer-path": "--model-cfg is given without --tokenizer-path",
-        "--dataset": "which chats is it to be trained on?",
+        "--load-from": N_("which model is to be trained?"),
+        "--tokenizer-path": N_("--model-cfg is given without --tokenizer-path"),
+        "--dataset": N_("which chats is it to be trained on?"),
     }
-    return (Remark(steps[flag], "open", words[flag], flag) for flag in missing_flags(config))
+    return (Remark(steps[flag], "open", _(words[flag]), flag) for flag in missing_flags(config))
 
 
 def _about_model(report: ModelReport | None) -> Iterator[Remark]:
@@ -185,14 +189,17 @@ def _about_needs(needs: Estimate | None, fit: Fit | None) -> Iterator[Remark]:
     if needs is None:
         return
     if not needs.fits:
-        said = f"it needs about {needs.memory.total:.2f} GiB of the {needs.usable:.2f} GiB of each device"
-        if needs.memory.total <= needs.usable:
-            said = f"it needs about {needs.host:.2f} GiB of the {needs.usable_host:.2f} GiB of host memory"
-        changes = ", ".join(change.flag for change in fit.changes) if fit else "more devices, or a smaller model"
-        yield Remark("hardware", "warning", said, changes)
+        said = _("it needs about {needed:.2f} GiB of the {usable:.2f} GiB of each device")
+        needed, usable = needs.memory.total, needs.usable
+        if needed <= usable:
+            said = _("it needs about {needed:.2f} GiB of the {usable:.2f} GiB of host memory")
+            needed, usable = needs.host, needs.usable_host
+        changes = ", ".join(change.flag for change in fit.changes) if fit else _("more devices, or a smaller model")
+        yield Remark("hardware", "warning", said.format(needed=needed, usable=usable), changes)
     if not needs.disk.fits:
-        said = f"the run may take {needs.disk.needed:.2f} GiB of disk, and {needs.disk.free:.2f} GiB are free"
-        yield Remark("output", "warning", said, "keep fewer with --checkpoint-maxkeep and --hf-max-keep")
+        said = _("the run may take {needed:.2f} GiB of disk, and {free:.2f} GiB are free")
+        hint = _("keep fewer with --checkpoint-maxkeep and --hf-max-keep")
+        yield Remark("output", "warning", said.format(needed=needs.disk.needed, free=needs.disk.free), hint)
 
 
 def _contradictions(plan: LaunchPlan, told: list[Remark]) -> Iterator[Remark]:

@@ -1,13 +1,16 @@
 """What stands beside the questions of a step: verdicts, samples, the memory bar. Text in, text out; no widget."""
 
+from rich.cells import cell_len
 from rich.text import Text
 
 from xtuner.data.view import RowView
 from xtuner.hub.model_dir import ModelReport
+from xtuner.language import _
 from xtuner.launch.devices import Hardware
 from xtuner.launch.estimate import COMPONENTS, Estimate
 from xtuner.run.text import visible
 from xtuner.tui.preview.layout import GUTTER, ViewOptions, is_trained, lay_out
+from xtuner.tui.wizard.columns import left, right
 from xtuner.tui.wizard.data_look import DataLook
 from xtuner.tui.wizard.inspection import Inspection
 from xtuner.tui.wizard.rail import SIGNS
@@ -32,14 +35,16 @@ def panel(step: StepName, inspection: Inspection, look: DataLook | None, hardwar
         if inspection.needs is not None:
             _add_memory(text, inspection, hardware, inspection.needs, width)
         else:
-            text.append("memory is estimated when the model is known\n")
+            text.append(_("memory is estimated when the model is known") + "\n")
     elif step == "training":
         for preset in PRESETS:
-            text.append(f"{preset.name}: {preset.help}\n")
+            text.append(f"{_(preset.name)}: {_(preset.help)}\n")
     elif step == "output" and inspection.needs is not None:
         disk = inspection.needs.disk
-        text.append(f"an export        {disk.export:>8.2f} GiB\na checkpoint     {disk.checkpoint:>8.2f} GiB\n")
-        text.append(f"all at a time    {disk.needed:>8.2f} GiB of {disk.free:.2f} GiB free\n")
+        text.append(f"{left(_('an export'), 16)} {disk.export:>8.2f} GiB\n")
+        text.append(f"{left(_('a checkpoint'), 16)} {disk.checkpoint:>8.2f} GiB\n")
+        free = _("{needed:>8.2f} GiB of {free:.2f} GiB free").format(needed=disk.needed, free=disk.free)
+        text.append(f"{left(_('all at a time'), 16)} {free}\n")
     return text
 
 
@@ -47,30 +52,37 @@ def _add_remarks(text: Text, step: StepName, inspection: Inspection) -> None:
     for remark in inspection.of_step(step):
         text.append(f"{SIGNS[remark.state]} {visible(remark.text)}\n", _STATES[remark.state])
         for line in remark.hint.splitlines():
-            text.append(f"  hint: {visible(line)}\n", "italic")
+            text.append(_("  hint: {hint}").format(hint=visible(line)) + "\n", "italic")
     if inspection.of_step(step):
         text.append("\n")
 
 
 def _add_model(text: Text, report: ModelReport | None) -> None:
     if report is None:
-        text.append("a model directory: config.json, safetensors weights, tokenizer\n")
+        text.append(_("a model directory: config.json, safetensors weights, tokenizer") + "\n")
         return
     if report.suggestion is not None:
-        text.append(f"Ctrl+R uses {visible(str(report.suggestion))}\n", "bold")
+        text.append(_("Ctrl+R uses {path}").format(path=visible(str(report.suggestion))) + "\n", "bold")
     if report.summary is None:
         return
     summary = report.summary
-    text.append("✓ OK: this model can be trained\n" if report.ok else "", "bold green")
+    text.append(_("✓ OK: this model can be trained") + "\n" if report.ok else "", "bold green")
+    said = _("{architecture}, {parameters:,} parameters in {dtype}, {layers} layers, context {context}")
     text.append(
-        f"{visible(summary.architecture)}, {summary.num_parameters:,} parameters in {summary.dtype}, "
-        f"{summary.num_layers or '?'} layers, context {summary.context_length or '?'}\n"
+        said.format(
+            architecture=visible(summary.architecture),
+            parameters=summary.num_parameters,
+            dtype=summary.dtype,
+            layers=summary.num_layers or "?",
+            context=summary.context_length or "?",
+        )
+        + "\n"
     )
 
 
 def _add_data(text: Text, look: DataLook | None, width: int) -> None:
     if look is None:
-        text.append("one chat a line: a list of messages, ShareGPT, Alpaca or plain text\n")
+        text.append(_("one chat a line: a list of messages, ShareGPT, Alpaca or plain text") + "\n")
         return
     for line in look.lines(width):
         text.append(f"{visible(line)}\n")
@@ -78,7 +90,7 @@ def _add_data(text: Text, look: DataLook | None, width: int) -> None:
         text.append("\n")
         text.append_text(sample_text(sample, width))
     if look.samples and look.has_model:
-        text.append(f"\n{GUTTER}beside a line and underlined: trained", "dim")
+        text.append("\n" + _("{bar}beside a line and underlined: trained").format(bar=GUTTER), "dim")
 
 
 def sample_text(view: RowView, width: int) -> Text:
@@ -94,23 +106,27 @@ def sample_text(view: RowView, width: int) -> Text:
 
 
 def _add_memory(text: Text, inspection: Inspection, hardware: Hardware, needs: Estimate, width: int) -> None:
-    per = "process" if hardware.kind == "cpu" else "device"
+    said = _("{needed:.2f} of {usable:.2f} GiB on each device, estimated")
+    if hardware.kind == "cpu":
+        said = _("{needed:.2f} of {usable:.2f} GiB on each process, estimated")
     sign = "✓" if needs.fits else "✗"
     text.append(
-        f"{sign} {needs.memory.total:.2f} of {needs.usable:.2f} GiB on each {per}, estimated\n",
+        f"{sign} {said.format(needed=needs.memory.total, usable=needs.usable)}\n",
         "bold" if needs.fits else "bold red",
     )
     text.append_text(memory_bar(needs, max(10, width - 2)))
     for name, block, colour in zip(COMPONENTS, _BLOCKS, _COLOURS, strict=True):
         text.append(f"{block} ", colour)
-        text.append(f"{name:<12} {getattr(needs.memory, name):>8.2f}\n")
+        text.append(f"{left(_(name), 12)} {getattr(needs.memory, name):>8.2f}\n")
     if hardware.kind != "cpu":
-        text.append(f"host memory    {needs.host:>8.2f} of {needs.usable_host:.2f}\n")
+        said = _("{needed:>8.2f} of {usable:.2f}").format(needed=needs.host, usable=needs.usable_host)
+        text.append(f"{left(_('host memory'), 14)} {said}\n")
     if inspection.fit is not None:
-        changes = ", ".join(f"{change.flag} ({change.remark})" for change in inspection.fit.changes)
+        changes = ", ".join(f"{change.flag} ({_(change.remark)})" for change in inspection.fit.changes)
         fitted = inspection.fit.estimate
-        text.append(f"Ctrl+R makes it fit: {changes}", "bold")
-        text.append(f"; then {fitted.memory.total:.2f} of {fitted.usable:.2f} GiB\n")
+        text.append(_("Ctrl+R makes it fit: {changes}").format(changes=changes), "bold")
+        then = _("; then {needed:.2f} of {usable:.2f} GiB")
+        text.append(then.format(needed=fitted.memory.total, usable=fitted.usable) + "\n")
 
 
 def memory_bar(needs: Estimate, width: int) -> Text:
@@ -128,7 +144,7 @@ def memory_bar(needs: Estimate, width: int) -> Text:
         text.append("·" * (limit - round(used * scale)), "dim")
     text.append("│\n")
     if not needs.fits:
-        said = "all that can be used"
-        is_left = limit > len(said)
-        text.append(f"{f'{said} ┘':>{limit + 1}}\n" if is_left else " " * limit + f"└ {said}\n", "red")
+        said = _("all that can be used")
+        is_left = limit > cell_len(said)
+        text.append(f"{right(f'{said} ┘', limit + 1)}\n" if is_left else " " * limit + f"└ {said}\n", "red")
     return text

@@ -8,6 +8,8 @@ from textual.containers import Vertical
 from textual.screen import ModalScreen
 from textual.widgets import Static
 
+from xtuner.language import _
+
 
 class QuitScreen(ModalScreen[bool]):
     """Leave, or stay."""
@@ -21,8 +23,10 @@ class QuitScreen(ModalScreen[bool]):
         """The question and its keys."""
         with Vertical():
             yield Static(
-                "Leave without launching?\n\n"
-                "Your answers are kept: xtuner sft --continue goes on with them.\n\n"
-                "y or Enter: leave     n or Esc: stay",
+                _("Leave without launching?")
+                + "\n\n"
+                + _("Your answers are kept: xtuner sft --continue goes on with them.")
+                + "\n\n"
+                + _("y or Enter: leave     n or Esc: stay"),
                 markup=False,
             )

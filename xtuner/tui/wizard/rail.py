@@ -8,6 +8,7 @@ from textual.message import Message
 from textual.reactive import reactive
 from textual.widget import Widget
 
+from xtuner.language import _
 from xtuner.tui.wizard.inspection import State
 from xtuner.tui.wizard.steps import STEPS, StepName
 
@@ -35,7 +36,7 @@ class Rail(Widget):
         rail = Text(no_wrap=True, overflow="ellipsis")
         for number, step in enumerate(STEPS, start=1):
             state = self.states.get(step.name, "open")
-            title = step.title.split()[0] if is_line else step.title
+            title = _(step.title).split()[0] if is_line else _(step.title)
             look = self.get_component_rich_style(f"rail--{state}", partial=True)
             rail.append(f"F{number}{'' if is_line else ' '}{SIGNS[state]}", look)
             is_current = step.name == self.current

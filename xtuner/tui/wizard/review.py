@@ -3,10 +3,12 @@
 import shlex
 from collections.abc import Iterator
 
+from xtuner.language import _
 from xtuner.launch.devices import Hardware
 from xtuner.launch.estimate import COMPONENTS, Estimate
 from xtuner.launch.plan import sft_command
 from xtuner.tui.wizard.answers import Answers
+from xtuner.tui.wizard.columns import left
 from xtuner.tui.wizard.data_look import DataLook
 from xtuner.tui.wizard.inspection import Inspection
 from xtuner.tui.wizard.steps import STEPS
@@ -23,20 +25,20 @@ def command_line(inspection: Inspection, default_nproc: int) -> str:
 def review_lines(answers: Answers, inspection: Inspection, look: DataLook | None, hardware: Hardware) -> list[str]:
     """Everything on one page."""
     is_ready = inspection.is_ready
-    lines = ["✓ ready to launch" if is_ready else "✗ not ready: mend what is marked with ✗ or ?", ""]
+    lines = [_("✓ ready to launch") if is_ready else _("✗ not ready: mend what is marked with ✗ or ?"), ""]
     for step in STEPS:
         given = [field for field in step.fields if answers.source(field.key) != "default"]
         if given:
-            lines.append(step.title)
-            lines += [f"  {field.flag} {answers.text(field.key)}  ({answers.source(field.key)})" for field in given]
-    lines += ["", *_about_run(inspection, look), _row("hardware", hardware.sentence())]
+            lines.append(_(step.title))
+            lines += [f"  {field.flag} {answers.text(field.key)}  ({_(answers.source(field.key))})" for field in given]
+    lines += ["", *_about_run(inspection, look), _row(_("hardware"), hardware.sentence())]
     if inspection.needs is not None:
         lines += [*_about_memory(inspection.needs)]
     if inspection.remarks:
         lines.append("")
     for remark in inspection.remarks:
         lines.append(f"{_SIGNS[remark.state]} {remark.text}")
-        lines += [f"    hint: {line}" for line in remark.hint.splitlines()]
+        lines += ["  " + _("  hint: {hint}").format(hint=line) for line in remark.hint.splitlines()]
     return lines
 
 
@@ -45,30 +47,29 @@ def _about_run(inspection: Inspection, look: DataLook | None) -> Iterator[str]:
     config = plan.config
     num_sequences = config.sequences_per_step(plan.world_size) or 1
     tokens = num_sequences * config.pack_max_length
-    yield _row("a step", f"{num_sequences:,} sequences of {config.pack_max_length:,} tokens: at most {tokens:,} tokens")
+    said = _("{sequences:,} sequences of {length:,} tokens: at most {tokens:,} tokens")
+    yield _row(_("a step"), said.format(sequences=num_sequences, length=config.pack_max_length, tokens=tokens))
+    steps = _("{steps:,} steps")
     forecast = look.forecast(config.pack_max_length, num_sequences) if look else None
     if forecast:
-        yield _row("an epoch", f"{forecast.steps_per_epoch:,} steps")
+        yield _row(_("an epoch"), steps.format(steps=forecast.steps_per_epoch))
         total = config.total_step or (config.epoch_num or 1) * forecast.steps_per_epoch
-        yield _row("the run", f"{total:,} steps")
+        yield _row(_("the run"), steps.format(steps=total))
     elif config.total_step:
-        yield _row("the run", f"{config.total_step:,} steps")
+        yield _row(_("the run"), steps.format(steps=config.total_step))
     if inspection.sizes and inspection.needs:
-        yield _row(
-            "parameters", f"{inspection.sizes.num_parameters:,}, {inspection.needs.num_trained:,} of them trained"
-        )
+        said = _("{parameters:,}, {trained:,} of them trained")
+        parameters, trained = inspection.sizes.num_parameters, inspection.needs.num_trained
+        yield _row(_("parameters"), said.format(parameters=parameters, trained=trained))
 
 
 def _about_memory(needs: Estimate) -> Iterator[str]:
-    parts = ", ".join(f"{name} {getattr(needs.memory, name):.2f}" for name in COMPONENTS)
-    yield _row("memory", f"{needs.memory.total:.2f} of {needs.usable:.2f} GiB on each device, estimated: {parts}")
-    disk = needs.disk
-    yield _row(
-        "disk",
-        f"{disk.needed:.2f} GiB at most ({disk.export:.2f} an export, {disk.checkpoint:.2f} a checkpoint), "
-        f"{disk.free:.2f} GiB free",
-    )
+    parts = ", ".join(f"{_(name)} {getattr(needs.memory, name):.2f}" for name in COMPONENTS)
+    said = _("{needed:.2f} of {usable:.2f} GiB on each device, estimated: {parts}")
+    yield _row(_("memory"), said.format(needed=needs.memory.total, usable=needs.usable, parts=parts))
+    said = _("{needed:.2f} GiB at most ({export:.2f} an export, {checkpoint:.2f} a checkpoint), {free:.2f} GiB free")
+    yield _row(_("disk"), said.format(**vars(needs.disk)))
 
 
 def _row(label: str, text: str) -> str:
-    return f"{label:<{_LABEL}} {text}"
+    return f"{left(label, _LABEL)} {text}"

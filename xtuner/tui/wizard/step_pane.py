@@ -9,6 +9,7 @@ from textual.message import Message
 from textual.widgets import OptionList, Static
 from textual.widgets.option_list import Option
 
+from xtuner.language import _
 from xtuner.run.text import visible
 from xtuner.tui.wizard.answers import Answers
 from xtuner.tui.wizard.candidates import Candidate
@@ -40,7 +41,7 @@ class StepPane(Container):
         self.step = step
         self._answers = answers
         self._rows = [FieldRow(field, answers) for field in step.fields]
-        self._preset = Choice(_PRESET_NAMES, preset_of(answers), id="preset")
+        self._preset = Choice(_PRESET_NAMES, preset_of(answers), id="preset", label=_)
         self._text = Static("", markup=False)
         self._list = OptionList(markup=False, compact=True)
         self._candidates: list[Candidate] = []
@@ -57,14 +58,14 @@ class StepPane(Container):
 
     def _questions(self) -> ComposeResult:
         if self.step.name == "training":
-            yield Static("preset", classes="group", markup=False)
+            yield Static(_("preset"), classes="group", markup=False)
             yield self._preset
         group = ""
         for row in self._rows:
             is_first = row.field.key in self.step.first
             if not is_first and row.field.group != group:
                 group = row.field.group
-                yield Static(group, classes="group", markup=False)
+                yield Static(_(group), classes="group", markup=False)
             yield row
 
     @property
@@ -77,18 +78,18 @@ class StepPane(Container):
         if self._rows:
             self._rows[0].take_keys()
         else:
-            self.query_one(".panel").focus()
+            self.screen.set_focus(self.query_one(".panel"))
 
     def scroll_panel(self, direction: int) -> None:
         """Scroll the panel by all but one of its lines."""
         scroll = self.query_one(".panel", VerticalScroll)
         scroll.scroll_relative(y=direction * max(1, scroll.size.height - 1), animate=False)
 
-    def update(self, answers: Answers) -> None:
-        """Show what `answers` say."""
+    def update(self, answers: Answers, typed: str | None = None) -> None:
+        """Show what `answers` say; the text of the question `typed` came from its editor."""
         self._answers = answers
         for row in self._rows:
-            row.update(answers)
+            row.update(answers, is_typed=row.field.key == typed)
         self._preset.value = preset_of(answers)
 
     def show_panel(self, text: Text) -> None:

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from xtuner.errors import XTunerError
+from xtuner.language import N_
 from xtuner.tui.wizard.answers import Answers
 from xtuner.tui.wizard.fields import Field, all_fields
 
@@ -38,22 +39,22 @@ class Step:
 
 
 STEPS: tuple[Step, ...] = (
-    Step("model", "Model", ("Model",), ("load_from",)),
-    Step("data", "Data", ("Data",), ("dataset",)),
+    Step("model", N_("Model"), ("Model",), ("load_from",)),
+    Step("data", N_("Data"), ("Data",), ("dataset",)),
     Step(
         "hardware",
-        "Method and hardware",
+        N_("Method and hardware"),
         ("Sharding and precision", "LoRA"),
         ("nproc_per_node", "lora.rank", "fsdp_config.recompute_ratio", "fsdp_config.cpu_offload"),
     ),
     Step(
         "training",
-        "Training",
+        N_("Training"),
         ("Length of the run", "Optimization", "Evaluation"),
         ("total_step", "epoch_num", "global_batch_size", "lr"),
     ),
-    Step("output", "Output", ("Output", "Checkpoints"), ("work_dir",)),
-    Step("review", "Review", (), ()),
+    Step("output", N_("Output"), ("Output", "Checkpoints"), ("work_dir",)),
+    Step("review", N_("Review"), (), ()),
 )
 
 
@@ -81,22 +82,22 @@ class Preset:
 
 PRESETS: tuple[Preset, ...] = (
     Preset(
-        "quick look",
-        "20 steps, to see that everything works",
+        N_("quick look"),
+        N_("20 steps, to see that everything works"),
         (("total_step", "20"), ("epoch_num", ""), ("checkpoint_interval", "")),
     ),
     Preset(
-        "standard",
-        "one pass over the data, saved every half hour",
+        N_("standard"),
+        N_("one pass over the data, saved every half hour"),
         (("total_step", ""), ("epoch_num", "1"), ("checkpoint_interval", "30min")),
     ),
     Preset(
-        "long",
-        "three passes over the data, saved every half hour",
+        N_("long"),
+        N_("three passes over the data, saved every half hour"),
         (("total_step", ""), ("epoch_num", "3"), ("checkpoint_interval", "30min")),
     ),
 )
-CUSTOM = "custom"
+CUSTOM = N_("custom")
 
 
 def apply_preset(answers: Answers, name: str) -> None:

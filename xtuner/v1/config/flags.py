@@ -128,20 +128,26 @@ def _help(field: FieldInfo, default: Any) -> str:
 
 
 def _metavar(field: FieldInfo) -> str | None:
-    kind = get_args(field.annotation)[0] if get_origin(field.annotation) is tuple else _value_type(field)
+    kind = get_args(field.annotation)[0] if get_origin(field.annotation) is tuple else _declared_type(field)
     if get_origin(kind) is Literal:
         return "[" + "|".join(get_args(kind)) + "]"
     unit = field.json_schema_extra["unit"]  # type: ignore[index]
-    return str(unit).upper() if unit else None
+    return str(unit).upper() if unit else {int: "INTEGER", float: "FLOAT"}.get(kind)
 
 
 def _value_type(field: FieldInfo) -> Any:
-    """What the command line parses: the annotation without its `None`, JSON text for a list of options."""
+    """What the command line parses; the rest is text, and pydantic's to judge, so that each error has one wording."""
     if get_origin(field.annotation) is tuple:
         item = get_args(field.annotation)[0]
         if get_origin(item) is Literal:  # Typer has no lists of choices; pydantic refuses the others
             return list[str]
         return str if issubclass(item, Options) else list[item]  # type: ignore[valid-type]
+    declared = _declared_type(field)
+    return str if declared in (int, float) or get_origin(declared) is Literal else declared
+
+
+def _declared_type(field: FieldInfo) -> Any:
+    """The annotation without its `None`."""
     kinds = [kind for kind in get_args(field.annotation) if kind is not NoneType]
     is_optional = NoneType in get_args(field.annotation)
     return kinds[0] if is_optional else field.annotation
