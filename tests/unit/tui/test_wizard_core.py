@@ -150,6 +150,13 @@ def test_answers_command_and_file_give_the_same_config(tmp_path_factory, values,
     assert resolve_config({}, file) == config
 
 
+@pytest.mark.parametrize("character", ["\x85", "\u2028", "\u2029", "\ufeff"])
+def test_line_ends_of_unicode_in_a_path_survive_the_file(tmp_path, character):
+    config = _config({"load_from": f"a{character}b"})
+    (tmp_path / "run.yaml").write_text(config_yaml(config, "xtuner sft"), encoding="utf-8")
+    assert resolve_config({}, tmp_path / "run.yaml") == config
+
+
 @settings(max_examples=60, deadline=None)
 @given(st.data())
 def test_every_value_is_read_as_it_is_shown(data):

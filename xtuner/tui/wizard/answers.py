@@ -174,6 +174,8 @@ def config_yaml(config: TrainerConfig, command: str) -> str:
     """A file for `--config` that says the same; its first lines are `command`, which launches the run without it."""
     values = config.model_dump(mode="json", exclude_defaults=True)
     text: str = yaml.safe_dump(values, sort_keys=False, allow_unicode=True)
+    if yaml.safe_load(text) != values:  # line ends of Unicode (U+0085) in a path: PyYAML writes them as they are
+        text = yaml.safe_dump(values, sort_keys=False)
     # A comment too may hold nothing that YAML cannot: paths may have control characters and line ends in them.
     comment = "".join(f"# {line}\n" for line in visible(command).splitlines())
     return f"{comment}{text}"
