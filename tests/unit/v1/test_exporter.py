@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from xtuner.errors import EnvironmentFault, TrainingFailed
+from xtuner.run import faults
 from xtuner.run.layout import RunDir, exported_steps
 from xtuner.v1.config import TrainerConfig
 from xtuner.v1.model import export
@@ -45,6 +46,18 @@ def test_exports_come_by_interval_and_old_ones_go_but_the_best(make_exporter, ru
         exporter.after_step(step)
     assert exported_steps(run_dir) == [2, 6, 8]
     assert os.readlink(run_dir.latest_export) == "hf-8" and os.readlink(run_dir.best_export) == "hf-2"
+
+
+def test_what_cannot_be_noted_or_removed_costs_a_warning(make_exporter, run_dir, monkeypatch):
+    exporter = make_exporter(hf_interval=1, hf_max_keep=1)
+    exporter.after_step(1)
+    monkeypatch.setattr(faults, "_FAULTS", [])  # is undone afterwards
+    faults.arm("meta.exports.json.pre:enospc;prune.pre:eio")
+    exporter.after_step(2)
+    said = run_dir.rank_log(0).read_text()
+    assert "hf-2 is whole, but that could not be noted: " in said
+    assert "the export of step 1 could not be removed: " in said
+    assert exported_steps(run_dir) == [1, 2] and os.readlink(run_dir.latest_export) == "hf-2"
 
 
 def test_without_an_interval_there_are_none_on_the_way(make_exporter, run_dir):

@@ -71,14 +71,20 @@ class Exporter:
         if self._is_writer:
             point_best(self._run_dir, step)
             if self.best_step is not None:
-                remove_exports(self._run_dir, self.best_step)
+                self._remove(self.best_step)
         self.best_step = step
 
     def _remove_old(self) -> None:
         """Remove all but the newest ones, and those that a link leads to."""
         if self._config.hf_max_keep:
             for step in exported_steps(self._run_dir)[: -self._config.hf_max_keep]:
-                remove_exports(self._run_dir, step)
+                self._remove(step)
+
+    def _remove(self, step: int) -> None:
+        try:
+            remove_exports(self._run_dir, step)
+        except OSError as error:
+            self._log.warning(f"the export of step {step} could not be removed: {error}")
 
     def _export(self, step: int) -> None:
         if self._config.lora.rank:
@@ -93,4 +99,10 @@ class Exporter:
                 is_writer=self._is_writer,
             )
             if self._is_writer:
-                mark_verified(self._run_dir, self._run_dir.export(step))
+                self._mark(self._run_dir.export(step))
+
+    def _mark(self, export: Path) -> None:
+        try:
+            mark_verified(self._run_dir, export)
+        except OSError as error:
+            self._log.warning(f"{export} is whole, but that could not be noted: {error}")
