@@ -10,6 +10,7 @@ from xtuner.cli import console
 from xtuner.cli.run_choice import require_live_runs
 from xtuner.errors import TrainingFailed, error_for_exit_code
 from xtuner.run.layout import RunDir
+from xtuner.run.status import END_STATES, read_status
 from xtuner.run.supervision import Supervision, read_supervision
 from xtuner.run.tail import FileTail
 
@@ -37,6 +38,22 @@ def command(
         console.say(f"left {run_dir.path}, which goes on\n  xtuner attach {path}\n  xtuner stop {path}")
         return
     show_end(run_dir, supervision)
+
+
+def has_ended(run_dir: RunDir) -> bool:
+    """Whether the ranks are through, or the process that supervises them is: the last of them to go."""
+    status, supervision = read_status(run_dir), read_supervision(run_dir)
+    is_over = supervision is None or supervision.has_ended or supervision.is_lost
+    return is_over or (status is not None and status.state in END_STATES)
+
+
+def wait_for_end(run_dir: RunDir) -> Supervision | None:
+    """What is known of a launch once its supervising process is through."""
+    while True:
+        supervision = read_supervision(run_dir)
+        if supervision is None or supervision.has_ended or supervision.is_lost:
+            return supervision
+        time.sleep(_POLL_S)
 
 
 def show_end(run_dir: RunDir, supervision: Supervision | None) -> None:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Literal
 import typer
 
 from xtuner.cli import console
-from xtuner.cli.attach import show_end, show_result
+from xtuner.cli.attach import has_ended, show_end, show_result, wait_for_end
 from xtuner.cli.progress import tokenising_bar
 from xtuner.cli.ranks import parse_ranks
 from xtuner.language import language_of
@@ -141,14 +141,12 @@ def launch_and_watch(plan: LaunchPlan) -> None:
     """
     from xtuner.cli.stop import stop_run
     from xtuner.launch.detach import start_detached
-    from xtuner.run.supervision import read_supervision
     from xtuner.tui.monitor.watch import watch_launched
 
     run_dir = start_detached(_prepare(plan))
     wants_stop = watch_launched(run_dir.path)
-    supervision = read_supervision(run_dir)
-    if supervision is None or supervision.has_ended or supervision.is_lost:
-        show_end(run_dir, supervision)
+    if has_ended(run_dir):
+        show_end(run_dir, wait_for_end(run_dir))
     elif wants_stop:
         stop_run(run_dir)
     else:
