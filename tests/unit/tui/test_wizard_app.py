@@ -1,5 +1,6 @@
 """The guided launch, driven as a user drives it, on a small terminal and on a wide one."""
 
+import re
 import shlex
 
 import pytest
@@ -277,7 +278,17 @@ def test_hostile_paths_do_not_reach_the_terminal(demo, tmp_path):
     drive(steps, answers, size=(160, 48))
 
 
-@pytest.mark.parametrize("size", [(40, 12), (10, 4), (109, 24), (110, 24)])
+def test_choices_are_read_whole_where_the_panel_first_stands_beside_them(given):
+    async def steps(screen):
+        await screen.press("f2")
+        assert {"‹ all-assistant ›", "‹ truncate ›", "‹ best-fit ›"} <= {
+            words for line in screen.lines for words in re.findall("‹.*?›", line)
+        }
+
+    assert drive(steps, given, size=(120, 32)) is None
+
+
+@pytest.mark.parametrize("size", [(40, 12), (10, 4), (119, 24)])
 def test_small_and_odd_terminals_do_no_harm(given, size):
     async def steps(screen):
         for key in ("f1", "f2", "f3", "f4", "f5", "f6"):
