@@ -77,9 +77,11 @@ def test_what_is_given_is_filled_in_with_where_it_came_from(xtuner, terminal, mo
     assert inspector.template.nproc_per_node >= 1 and answers.source("load_from") == "default"
 
 
-def test_what_was_chosen_is_checked_and_launched_like_flags(xtuner, terminal, monkeypatch, tiny_model, chats, tmp_path):
+def test_what_was_chosen_is_checked_and_launched_in_front_of_the_dashboard(
+    xtuner, terminal, monkeypatch, tiny_model, chats, tmp_path
+):
     launched = []
-    monkeypatch.setattr("xtuner.cli.sft.launch", launched.append)
+    monkeypatch.setattr("xtuner.cli.sft.launch_and_watch", launched.append)
 
     def choose(answers, inspector):
         answers.set("load_from", str(tiny_model("qwen3")))
