@@ -60,6 +60,9 @@ def test_screens(work_dir, size):
             await screen.press(*keys)
             if name == "logs":
                 await screen.until_shown("Step 306/1000")
+                while not screen.pane._source.is_complete:  # how many lines are counted by then is a matter of speed
+                    await screen.press("home")
+                await screen.press("f")
             lines = [line.rstrip() for line in screen.lines]
             shown.append("\n".join([f"==== {name} ====", *lines, ""]))
 
