@@ -2,6 +2,7 @@
 
 import shlex
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import typer
@@ -43,15 +44,15 @@ def command(
 def has_ended(run_dir: RunDir) -> bool:
     """Whether the ranks are through, or the process that supervises them is: the last of them to go."""
     status, supervision = read_status(run_dir), read_supervision(run_dir)
-    is_over = supervision is None or supervision.has_ended or supervision.is_lost
-    return is_over or (status is not None and status.state in END_STATES)
+    return supervision is None or supervision.is_over or (status is not None and status.state in END_STATES)
 
 
-def wait_for_end(run_dir: RunDir) -> Supervision | None:
-    """What is known of a launch once its supervising process is through."""
+def wait_for_end(run_dir: RunDir, look: Callable[[], None] = lambda: None) -> Supervision | None:
+    """What is known of a launch once its supervising process is through; meanwhile `look` is called now and then."""
     while True:
-        supervision = read_supervision(run_dir)
-        if supervision is None or supervision.has_ended or supervision.is_lost:
+        supervision = read_supervision(run_dir)  # before the look, so that it misses nothing
+        look()
+        if supervision is None or supervision.is_over:
             return supervision
         time.sleep(_POLL_S)
 
@@ -82,11 +83,10 @@ def show_result(run_dir: RunDir) -> None:
 def _follow(run_dir: RunDir) -> Supervision | None:
     """Show the lines of the first rank until the launch ends; what is known of its end."""
     log = FileTail(run_dir.rank_log(0), last_bytes=_LAST_BYTES)
-    while True:
-        supervision = read_supervision(run_dir)  # before the look at the log, so that no line is missed
+
+    def show_lines() -> None:
         while lines := log.read_lines():
             for line in lines:
                 console.say(line)
-        if supervision is None or supervision.has_ended or supervision.is_lost:
-            return supervision
-        time.sleep(_POLL_S)
+
+    return wait_for_end(run_dir, show_lines)

@@ -68,6 +68,11 @@ class Supervision:
         """Whether it is gone, as far as this machine can know, and has not said how the run ended."""
         return not self.has_ended and self.process.is_here and not self.process.is_alive
 
+    @property
+    def is_over(self) -> bool:
+        """Whether nothing more is to come of it."""
+        return self.has_ended or self.is_lost
+
 
 def supervise_here(home: RunDir, *, is_detached: bool) -> "SupervisionFile":
     """Write that this process supervises the run in `home` from now on.
@@ -123,7 +128,7 @@ def supervised_runs(path: Path) -> list[RunDir]:
 
 def _goes_on(run_dir: RunDir) -> bool:
     known = read_supervision(run_dir)
-    if known is None or known.has_ended or known.is_lost:
+    if known is None or known.is_over:
         return False
     if known.process.is_here:
         return True
