@@ -60,3 +60,12 @@ def read_json(path: Path) -> Any:
         return json.loads(path.read_text(encoding="utf-8"))
     except RecursionError:
         raise ValueError(f"{path} is nested too deep") from None
+
+
+def read_object(path: Path) -> dict[str, Any]:
+    """The JSON object of `path`; empty where there is none that can be read."""
+    try:
+        value = read_json(path)
+    except (OSError, ValueError):
+        return {}
+    return value if isinstance(value, dict) else {}

@@ -3,9 +3,8 @@
 import os
 import time
 from pathlib import Path
-from typing import Any
 
-from xtuner.run.atomic import read_json, write_json
+from xtuner.run.atomic import read_object, write_json
 from xtuner.run.layout import RunDir
 
 
@@ -15,14 +14,14 @@ def mark_verified(run_dir: RunDir, export: Path) -> None:
     Raises:
         OSError: the note could not be written; the export is listed as not verified.
     """
-    notes = {name: note for name, note in _read(run_dir).items() if (run_dir.path / name).is_dir()}
+    notes = {name: note for name, note in read_object(run_dir.exports_json).items() if (run_dir.path / name).is_dir()}
     sizes = {path.name: path.stat().st_size for path in sorted(export.iterdir())}
     write_json(run_dir.exports_json, {**notes, export.name: {"verified_at": time.time(), "files": sizes}})
 
 
 def is_verified(run_dir: RunDir, name: str) -> bool:
     """Whether the export was verified and its files still have the sizes they had then."""
-    note = _read(run_dir).get(name)
+    note = read_object(run_dir.exports_json).get(name)
     files = note.get("files") if isinstance(note, dict) else None
     if not isinstance(files, dict) or not files:
         return False
@@ -30,11 +29,3 @@ def is_verified(run_dir: RunDir, name: str) -> bool:
         return all(os.stat(run_dir.path / name / file).st_size == size for file, size in files.items())
     except (OSError, ValueError):
         return False
-
-
-def _read(run_dir: RunDir) -> dict[str, Any]:
-    try:
-        notes = read_json(run_dir.exports_json)
-    except (OSError, ValueError):
-        return {}
-    return notes if isinstance(notes, dict) else {}

@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import NamedTuple
 
-from xtuner.run.atomic import read_json
+from xtuner.run.atomic import read_object
 from xtuner.run.layout import RunDir
 
 
@@ -36,12 +36,3 @@ def read_facts(run_dir: RunDir | None) -> RunFacts:
         has_weights=bool(config.get("load_from")),
         memory_limit_gib=float(limit_gib) if isinstance(limit_gib, int | float) else None,
     )
-
-
-def read_object(path: Path) -> dict[str, object]:
-    """The JSON object of `path`; empty where there is none."""
-    try:
-        value = read_json(path)
-    except (OSError, ValueError):
-        return {}
-    return value if isinstance(value, dict) else {}

@@ -6,7 +6,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from xtuner.run.atomic import read_json, write_json
+from xtuner.run.atomic import read_json, read_object, write_json
 from xtuner.run.checkpoints import Checkpoint, fault_of, list_checkpoints
 from xtuner.run.exports import is_verified
 from xtuner.run.layout import RunDir, list_runs
@@ -47,7 +47,7 @@ def scan(work_dir: Path) -> dict[str, Any]:
 
 def describe(run_dir: RunDir) -> dict[str, Any]:
     """One run as an index entry; files that are missing or broken leave their fields empty."""
-    record = _read_record(run_dir)
+    record = read_object(run_dir.run_json)
     status = read_status(run_dir)
     exports = _list_exports(run_dir)
     return {
@@ -67,14 +67,6 @@ def describe(run_dir: RunDir) -> dict[str, Any]:
 def _describe_checkpoint(checkpoint: Checkpoint) -> dict[str, Any]:
     """A checkpoint by its sizes: reading every byte, as a resume does, takes too long for a list."""
     return {"name": checkpoint.path.name, "step": checkpoint.step, "fault": fault_of(checkpoint, reads_files=False)}
-
-
-def _read_record(run_dir: RunDir) -> dict[str, Any]:
-    try:
-        record = read_json(run_dir.run_json)
-    except (OSError, ValueError):
-        return {}
-    return record if isinstance(record, dict) else {}
 
 
 def _list_exports(run_dir: RunDir) -> list[str]:

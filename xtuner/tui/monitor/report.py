@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from xtuner.errors import EnvironmentFault, UsageError
+from xtuner.run.atomic import read_object
 from xtuner.run.checkpoints import fault_of, list_checkpoints
-from xtuner.run.facts import read_object
 from xtuner.run.figures import duration
 from xtuner.run.store import RunStore
 from xtuner.run.text import visible

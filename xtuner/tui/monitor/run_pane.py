@@ -4,8 +4,8 @@ from collections.abc import Mapping
 
 from textual.app import ComposeResult
 
+from xtuner.run.atomic import read_object
 from xtuner.run.checkpoints import fault_of, list_checkpoints
-from xtuner.run.facts import read_object
 from xtuner.tui.monitor.document import Document, pairs
 from xtuner.tui.monitor.run_sections import sections_of
 from xtuner.tui.monitor.session import Session

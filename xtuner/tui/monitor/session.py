@@ -6,8 +6,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from xtuner.run.atomic import read_object
 from xtuner.run.discover import RunFiles
-from xtuner.run.facts import RunFacts, read_facts, read_object
+from xtuner.run.facts import RunFacts, read_facts
 from xtuner.run.feed import Feed
 from xtuner.run.health import Alert, Health
 from xtuner.run.series import Series

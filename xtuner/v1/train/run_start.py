@@ -5,12 +5,12 @@ import sys
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 
 from xtuner.data.template import tokenizer_fingerprint
-from xtuner.run.atomic import read_json, write_json
+from xtuner.run.atomic import read_object, write_json
 from xtuner.run.checkpoints import Checkpoint, checkpoint_at, newest_whole
 from xtuner.run.index import rebuild_index
 from xtuner.run.layout import RUN_DIR_VARIABLE, RunDir
@@ -112,7 +112,7 @@ def _write_records(start: RunStart, config: TrainerConfig, data_fingerprint: str
     resolved = config.model_dump(mode="json")
     command = ["torchrun", *sys.argv]
     write_json(start.run_dir.config_json, resolved)
-    record = _read_record(start.run_dir)
+    record = read_object(start.run_dir.run_json)
     if start.checkpoint and record:
         resumed = {
             "at": datetime.now().astimezone().isoformat(timespec="seconds"),
@@ -125,14 +125,6 @@ def _write_records(start: RunStart, config: TrainerConfig, data_fingerprint: str
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     record["device_memory_gib"] = round(memory_of_rank_gib(device, ranks.local_world_size), 2)
     write_json(start.run_dir.run_json, record)
-
-
-def _read_record(run_dir: RunDir) -> dict[str, Any]:
-    try:
-        record = read_json(run_dir.run_json)
-    except (OSError, ValueError):
-        return {}
-    return record if isinstance(record, dict) else {}
 
 
 def _fingerprints(config: TrainerConfig, data_fingerprint: str) -> dict[str, str]:
