@@ -7,7 +7,7 @@ the engine compares name by name before the first step.
 """
 
 import re
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator
 
 from xtuner.hub.findings import Finding, fail, shown, shown_names, warn
@@ -58,15 +58,15 @@ def judge_layers(config: Config, names: Iterable[str]) -> list[Finding]:
 
 def _layers(names: list[str]) -> Layers:
     """Number to names of the decoder's layers; empty unless there is exactly one stack that may be the decoder's."""
-    by_layer: dict[str, list[str]] = {}
+    by_layer: defaultdict[tuple[str, str], set[str]] = defaultdict(set)
     for name in names:  # a mixture has 100,000
-        match = _NUMBER.search(name)
-        if match:
-            by_layer.setdefault(name[: match.end()], []).append(name)
+        parts = _NUMBER.split(name, 1)
+        if len(parts) == 3:
+            by_layer[parts[0], parts[1]].add(parts[2])
+    buffers = {rest for rest in set().union(*by_layer.values()) if f".{rest}".endswith(_BUFFERS)}
     stacks: dict[str, Layers] = {}
-    for layer, members in by_layer.items():
-        stack, number, _ = layer.rsplit(".", 2)
-        rest = {name[len(layer) :] for name in members if not name.endswith(_BUFFERS)}
+    for (stack, number), members in by_layer.items():
+        rest = members - buffers
         if _is_decoder(stack) and rest:
             stacks.setdefault(stack, {})[int(number)] = rest
     return next(iter(stacks.values())) if len(stacks) == 1 else {}

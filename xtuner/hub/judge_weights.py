@@ -5,6 +5,7 @@ import re
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
+from operator import itemgetter
 from pathlib import Path
 
 from xtuner.hub.findings import Finding, HubError, Severity, fail, info, shown, shown_names, shown_path, warn
@@ -45,13 +46,18 @@ class Weights:
     @property
     def num_embedding_rows(self) -> int | None:
         """Rows of the token embedding (the largest, where a model has several), or None where its name is unknown."""
-        named = [tensor for name, tensor in self.tensors.items() if f".{name}".endswith(_EMBEDDINGS)]
+        named = [self.tensors[name] for name in self._ending_with(_EMBEDDINGS)]
         return max((tensor.shape[0] for tensor in named if len(tensor.shape) == 2), default=None)
 
     @property
     def head_name(self) -> str | None:
         """The name of the output projection, where it is stored."""
-        return next((name for name in self.tensors if f".{name}".endswith(_HEADS)), None)
+        return next(iter(self._ending_with(_HEADS)), None)
+
+    def _ending_with(self, ends: tuple[str, ...]) -> list[str]:
+        """The names that end so, or are that end without its dot."""
+        wholes = [end[1:] for end in ends if end[1:] in self.tensors]
+        return wholes + [name for name in self.tensors if name.endswith(ends)]
 
 
 def judge_weights(directory: Path, names: list[str]) -> Weights:
@@ -69,10 +75,13 @@ def judge_weights(directory: Path, names: list[str]) -> Weights:
         findings.append(_explain_missing(directory, missing, len(files), index is not None))
     headers, broken = _read_headers([path for path in files if path.name not in missing])
     findings += broken
-    tensors = {name: info for header in headers.values() for name, info in header.tensors.items()}
+    tensors: dict[str, TensorInfo] = {}
+    for header in headers.values():
+        tensors |= header.tensors
     if index is not None:
         findings += _compare_with_index(index, headers, names)
-        tensors = {name: info for name, info in tensors.items() if name in index}
+        if not tensors.keys() <= index.keys():
+            tensors = {name: info for name, info in tensors.items() if name in index}
     elif not missing:
         findings += _judge_unindexed(headers)
     findings += _judge_dtypes(tensors)
@@ -137,8 +146,13 @@ def _read_headers(files: list[Path]) -> tuple[dict[Path, SafetensorsHeader], lis
 def _compare_with_index(
     index: dict[str, str], headers: dict[Path, SafetensorsHeader], names: list[str]
 ) -> Iterator[Finding]:
-    by_name = {path.name: header for path, header in headers.items()}
-    astray = [tensor for tensor, name in index.items() if name in by_name and tensor not in by_name[name].tensors]
+    held_by = {path.name: header.tensors for path, header in headers.items()}
+    placed: dict[str, str] = {}
+    for name, held in held_by.items():
+        placed |= dict.fromkeys(held, name)
+    astray: list[str] = []
+    if not index.items() <= placed.items():  # a mixture has 100,000: a look at each is for the broken ones
+        astray = [tensor for tensor, name in index.items() if name in held_by and tensor not in held_by[name]]
     if astray:
         message = f"{len(astray)} tensors are not in the file that {INDEX} names: {shown_names(astray)}"
         hint = "index and weight files come from different downloads: download them again"
@@ -146,7 +160,7 @@ def _compare_with_index(
     files = sorted({name for name in names if name.endswith(".safetensors")} - set(index.values()))
     if files:
         yield info("NOT_IN_INDEX", f"weight files that {INDEX} does not name, which are not read: {shown_names(files)}")
-    unnamed = [tensor for header in headers.values() for tensor in header.tensors if tensor not in index]
+    unnamed = sorted(placed.keys() - index.keys())
     if unnamed:
         message = f"{len(unnamed)} tensors that {INDEX} does not name, which are not read: {shown_names(unnamed)}"
         yield info("NOT_IN_INDEX", message)
@@ -160,18 +174,20 @@ def _judge_unindexed(headers: dict[Path, SafetensorsHeader]) -> Iterator[Finding
 
 
 def _judge_dtypes(tensors: dict[str, TensorInfo]) -> Iterator[Finding]:
-    packed = [name for name, info in tensors.items() if info.dtype not in FLOAT_DTYPES and _is_packed(name, info)]
+    dtypes = set(map(itemgetter(0), tensors.values()))
+    others = dtypes - FLOAT_DTYPES
+    packed = [name for name, info in tensors.items() if _is_packed(name, info)] if others else []
     if packed:
-        dtypes = ", ".join(sorted({tensors[name].dtype for name in packed}))
-        message = f"{len(packed):,} weights are quantised ({dtypes}), such as {shown(packed[0])}"
+        listed = ", ".join(sorted({tensors[name].dtype for name in packed}))
+        message = f"{len(packed):,} weights are quantised ({listed}), such as {shown(packed[0])}"
         yield fail("QUANTIZED", message, "train the model that this one was quantised from (see its model card)")
         return
-    counts = Counter(
-        tensor.dtype for tensor in tensors.values() if len(tensor.shape) > 1 and tensor.dtype in FLOAT_DTYPES
-    )
-    if len(counts) > 1:
-        listed = ", ".join(f"{dtype} ({count:,})" for dtype, count in counts.most_common())
-        yield info("MIXED_DTYPES", f"the matrices have several dtypes: {listed}")
+    if len(dtypes - others) > 1:
+        matrices = (tensor for tensor in tensors.values() if len(tensor.shape) > 1)
+        counts = Counter(tensor.dtype for tensor in matrices if tensor.dtype in FLOAT_DTYPES)
+        if len(counts) > 1:
+            listed = ", ".join(f"{dtype} ({count:,})" for dtype, count in counts.most_common())
+            yield info("MIXED_DTYPES", f"the matrices have several dtypes: {listed}")
 
 
 def _is_packed(name: str, info: TensorInfo) -> bool:

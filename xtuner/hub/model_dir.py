@@ -2,9 +2,11 @@
 
 import os
 import shlex
+from collections import Counter
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from math import prod
+from operator import itemgetter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -28,7 +30,7 @@ from xtuner.hub.judge_tokenizer import TokenizerInfo, judge_tokenizer
 from xtuner.hub.judge_weights import Weights, explain_no_weights, judge_weights
 from xtuner.hub.near_miss import Diversion, explain_parent, judge_path
 from xtuner.hub.regular_file import read_json_object
-from xtuner.hub.safetensors_header import FLOAT_DTYPES
+from xtuner.hub.safetensors_header import BITS, FLOAT_DTYPES
 from xtuner.hub.unwritten import judge_unwritten
 
 if TYPE_CHECKING:
@@ -265,19 +267,18 @@ def _summarise(
     # config.json leaves out what is an architecture's default; a head that is not stored is a tied one.
     head_name = weights.head_name
     is_tied = tied if isinstance(tied, bool) else head_name is None
-    doubled = {head_name} if is_tied else set()
-    sizes: dict[str, int] = {}
-    for tensor in weights.tensors.values():
-        sizes[tensor.dtype] = sizes.get(tensor.dtype, 0) + tensor.end - tensor.begin
+    like = Counter(map(itemgetter(0, 1), weights.tensors.values()))  # a mixture has 100,000 of a few shapes
+    num_elements: Counter[str] = Counter()
+    for (dtype, shape), count in like.items():
+        num_elements[dtype] += count * prod(shape)
+    num_parameters = sum(count for dtype, count in num_elements.items() if dtype in FLOAT_DTYPES)
+    if is_tied and head_name is not None and weights.tensors[head_name].dtype in FLOAT_DTYPES:
+        num_parameters -= prod(weights.tensors[head_name].shape)
     return ModelSummary(
         architecture=architecture_of(config),
         model_type=shown(config["model_type"]),
-        num_parameters=sum(
-            prod(tensor.shape)
-            for name, tensor in weights.tensors.items()
-            if tensor.dtype in FLOAT_DTYPES and name not in doubled
-        ),
-        dtype=max(sizes, key=lambda dtype: sizes[dtype], default="none"),
+        num_parameters=num_parameters,
+        dtype=max(num_elements, key=lambda dtype: num_elements[dtype] * BITS[dtype], default="none"),
         size_bytes=sum(os.stat(path).st_size for path in weights.files),
         num_layers=num_layers_of(text),
         hidden_size=first_int(text, "hidden_size", "n_embd", "d_model"),

@@ -63,7 +63,7 @@ def read_index(model_dir: Path) -> dict[str, str]:
     """
     path = model_dir / INDEX
     names = read_json_object(path, max_bytes=_MAX_INDEX_BYTES).get("weight_map")
-    if not isinstance(names, dict) or not names or not all(isinstance(name, str) for name in names.values()):
+    if not isinstance(names, dict) or {*map(type, names.values())} != {str}:
         raise HubError("INDEX_BROKEN", f"{shown_path(path)} has no weight_map from tensors to files", hint=AGAIN)
     for name in sorted(set(names.values())):
         if not name or Path(name).name != name or "\\" in name or "\0" in name or name == "..":
