@@ -94,7 +94,8 @@ def read_metrics_block(lines: bytes, rank: int) -> list[StepBlock]:
     Older versions wrote several records a step, one a value; they become one step.
     """
     found = parse_records(lines)
-    uniform = _to_uniform_block(found, rank)
+    has_bools = b"true" in lines or b"false" in lines  # which Python takes for numbers
+    uniform = None if has_bools else _to_uniform_block(found, rank)
     if uniform:
         return [uniform]
     records: list[dict[str, Any]] = []
@@ -112,15 +113,13 @@ def read_metrics_block(lines: bytes, rank: int) -> list[StepBlock]:
 def _to_uniform_block(records: list[dict[str, Any]], rank: int) -> StepBlock | None:
     """The block of records as we write them: the same keys in the same order, and numbers alone."""
     keys = tuple(records[0]) if records else ()
-    if keys[:3] != _POSITION_KEYS or any(tuple(record) != keys for record in records):
+    if keys[:3] != _POSITION_KEYS or list(map(tuple, records)).count(keys) != len(records):
         return None
     columns = list(zip(*map(dict.values, records), strict=True))
-    if any(not {*map(type, column)} <= {int, float} for column in columns):
-        return None
     try:
         steps, _, times, *values = (array("d", column) for column in columns)
         total_steps = int(columns[1][-1])
-    except (ValueError, OverflowError):
+    except (TypeError, ValueError, OverflowError):
         return None
     if any(map(isnan, steps)):
         return None

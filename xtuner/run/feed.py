@@ -7,73 +7,19 @@ and everything else that was said. A reader is told both, and which is which.
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import NamedTuple
 
-from xtuner.run.blocks import StepBlock, read_log, read_metrics_block, read_others
 from xtuner.run.discover import RunFiles
-from xtuner.run.logindex import Parts, parts_of
-from xtuner.run.logline import LogLine
+from xtuner.run.events import Event, Found, Gap, Source, Steps
+from xtuner.run.history import SLICE_BYTES, History
 from xtuner.run.tail import BlockTail, TailBlock
 
 # A step line has some 270 bytes: five hundred steps a rank are there at once, and less of each with many ranks.
 _NEWEST_BYTES = 2**17
 _NEWEST_BYTES_ALL = 2**26
 _MIN_NEWEST_BYTES = 2**14
-# What is parsed between two looks at the clock: a few milliseconds.
-_SLICE_BYTES = 2**18
 _LOOK_AGAIN_S = 5.0
-_MAX_TEXT_CHARS = 4096
 # Of more ranks, the newest part is kept, and the history of the first alone.
 _MAX_RANKS_WITH_HISTORY = 64
-
-
-class Steps(NamedTuple):
-    """Steps of one rank.
-
-    Attributes:
-        block: the steps.
-        is_precise: whether they are from the rank's metrics.
-        is_history: whether they are from before what was read first.
-        written_at: when the file was written last, for what was in it when it was first read; None for what came since.
-    """
-
-    block: StepBlock
-    is_precise: bool
-    is_history: bool
-    written_at: float | None = None
-
-
-class Said(NamedTuple):
-    """A line that is no step line, and where it stands."""
-
-    path: Path
-    rank: int | None
-    begin: int
-    content: LogLine | str
-    is_history: bool
-
-
-class Read(NamedTuple):
-    """A stretch of a text log was read."""
-
-    path: Path
-    parts: Parts
-
-
-class Gap(NamedTuple):
-    """A file was truncated or replaced: what was read of it is no longer there."""
-
-    path: Path
-    rank: int | None
-
-
-class Found(NamedTuple):
-    """The files of the run are others than before: ranks joined, an attempt began."""
-
-    files: RunFiles
-
-
-Event = Steps | Said | Read | Gap | Found
 
 
 class Feed:
@@ -85,18 +31,18 @@ class Feed:
     Args:
         files: the run; looked at again every five seconds for files that come later.
         clock: seconds, for the budget of a poll.
+        num_processes: how many may be started to read a long past; then `close` ends them.
     """
 
-    def __init__(self, files: RunFiles, *, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(self, files: RunFiles, *, clock: Callable[[], float] = time.monotonic, num_processes: int = 0) -> None:
         self.unreadable: dict[Path, str] = {}
         self._files = files
         self._clock = clock
         self._looked_at: float | None = None
         self._followed: dict[Path, _Followed] = {}
         self._queue: list[_Followed] = []  # whose newest lines are to be read in this round
-        self._history: list[_Followed] = []  # whose past is to be read
+        self._history = History(num_processes)
         self._num_unread = 0  # files whose newest lines have never been looked for
-        self._precise_ranks: set[int] = set()
 
     @property
     def files(self) -> RunFiles:
@@ -106,14 +52,14 @@ class Feed:
     @property
     def has_backlog(self) -> bool:
         """Whether there is more to read at once; else it is time to wait for the run."""
-        return bool(self._queue or self._history)
+        return bool(self._queue) or not self._history.is_whole
 
     @property
     def is_whole(self) -> bool:
         """Whether the history was read, as far as it is going to be."""
         return (
             self._looked_at is not None
-            and not self._history
+            and self._history.is_whole
             and not any(followed.num_rounds == 0 for followed in self._queue)
         )
 
@@ -140,11 +86,15 @@ class Feed:
             events += self._read_newest(followed)
             if self._clock() >= deadline:
                 break
-        while self._history and self.has_newest:
-            events += self._read_past()
+        while not self._history.is_whole and self.has_newest:
+            events += self._history.read(deadline - self._clock())
             if self._clock() >= deadline:
                 break
         return events
+
+    def close(self) -> None:
+        """Read no further."""
+        self._history.close()
 
     def _look_again(self, now: float) -> list[Event]:
         before = self._files
@@ -158,7 +108,7 @@ class Feed:
         newest = min(_NEWEST_BYTES, max(_MIN_NEWEST_BYTES, _NEWEST_BYTES_ALL // max(1, len(sources))))
         for path, rank, is_metrics in sources:
             if path not in self._followed:
-                self._followed[path] = followed = _Followed(path, rank, is_metrics, newest)
+                self._followed[path] = followed = _Followed(Source(path, rank, is_metrics), newest)
                 self._queue.insert(0, followed)
                 self._num_unread += 1
         return [Found(self._files)] if self._files != before else []
@@ -168,84 +118,47 @@ class Feed:
         num_restarts = tail.num_restarts
         events: list[Event] = []
         try:
-            blocks = tail.read(_SLICE_BYTES)
-            self.unreadable.pop(followed.path, None)
+            blocks = tail.read(SLICE_BYTES)
+            self.unreadable.pop(followed.source.path, None)
         except OSError as error:
-            self.unreadable[followed.path] = error.strerror or str(error)
+            self.unreadable[followed.source.path] = error.strerror or str(error)
             blocks = []
         self._num_unread -= followed.num_rounds == 0
         followed.num_rounds += 1
         if tail.num_restarts > num_restarts:
-            followed.past = None
-            self._history = [other for other in self._history if other is not followed]
-            events.append(Gap(followed.path, followed.rank))
+            self._history.drop(followed.source)
+            events.append(Gap(followed.source.path, followed.source.rank))
         for block in blocks:
             if followed.begin is None:
                 followed.begin = block.begin
                 self._plan_past(followed, block.begin)
-            events += self._events_of(followed, block, is_history=False)
+            events += self._events_of(followed, block)
         if tail.has_more:
             self._queue.insert(0, followed)
         return events
 
     def _plan_past(self, followed: "_Followed", end: int) -> None:
-        is_first = followed.rank in (None, self._first_rank)
+        is_first = followed.source.rank in (None, self._first_rank)
         if end > 0 and (is_first or len(self._files.logs) <= _MAX_RANKS_WITH_HISTORY):
-            followed.past = BlockTail(followed.path, end=end)
-            self._history.insert(0 if is_first else len(self._history), followed)
+            self._history.add(followed.source, end, is_first=is_first)
 
     @property
     def _first_rank(self) -> int:
         return min((rank for rank in self._files.logs if rank is not None), default=0)
 
-    def _read_past(self) -> list[Event]:
-        """The next slice of the file whose turn it is; the past is read forwards."""
-        followed = self._history.pop(0)
-        assert followed.past is not None
-        try:
-            blocks = followed.past.read(_SLICE_BYTES)
-        except OSError:
-            return []  # the newest lines cannot be read either, which is where it is said
-        if followed.past.num_restarts:
-            return []  # the newest lines tell of the gap
-        if followed.past.has_more:
-            # The first rank's charts are whole before those of the others.
-            self._history.insert(0 if followed.rank in (None, self._first_rank) else len(self._history), followed)
-        return [event for block in blocks for event in self._events_of(followed, block, is_history=True)]
-
-    def _events_of(self, followed: "_Followed", block: TailBlock, *, is_history: bool) -> Iterator[Event]:
-        path, rank = followed.path, followed.rank
-        if followed.is_metrics:
-            for steps in read_metrics_block(block.data, rank or 0):
-                self._precise_ranks.add(steps.rank)
-                yield Steps(steps, True, is_history, followed.written_at)
-            return
-        yield Read(path, parts_of(block))
-        if is_history and rank in self._precise_ranks:
-            others = read_others(block.data)
-        else:
-            found = read_log(block.data, rank)
-            others = found.others
-            for steps in found.steps:
-                yield Steps(steps, False, is_history, followed.written_at)
-        for line in others:
-            content = line.content
-            if isinstance(content, str):
-                content = content[:_MAX_TEXT_CHARS]
-            elif len(content.text) > _MAX_TEXT_CHARS:
-                content = content._replace(text=content.text[:_MAX_TEXT_CHARS])
-            yield Said(path, rank, block.begin + line.begin, content, is_history)
+    def _events_of(self, followed: "_Followed", block: TailBlock) -> Iterator[Event]:
+        for event in followed.source.events_of(block, is_history=False, written_at=followed.written_at):
+            if isinstance(event, Steps) and event.is_precise:
+                self._history.know(event.block.rank)
+            yield event
 
 
 class _Followed:
-    """A file, its newest lines, and what is still to be read of its past."""
+    """A file and its newest lines."""
 
-    def __init__(self, path: Path, rank: int | None, is_metrics: bool, newest_bytes: int) -> None:
-        self.path = path
-        self.rank = rank
-        self.is_metrics = is_metrics
-        self.newest = BlockTail(path, last_bytes=newest_bytes)
-        self.past: BlockTail | None = None
+    def __init__(self, source: Source, newest_bytes: int) -> None:
+        self.source = source
+        self.newest = BlockTail(source.path, last_bytes=newest_bytes)
         self.begin: int | None = None  # of the first line that was read
         self.num_rounds = 0
 

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 from xtuner.run.derived import Band
 from xtuner.run.discover import RunFiles
-from xtuner.run.feed import Event, Found, Gap, Read, Said, Steps
+from xtuner.run.events import Event, Found, Gap, Read, Said, Steps
 from xtuner.run.logindex import LogIndex
 from xtuner.run.metrics import parse_records
 from xtuner.run.rank_steps import RankSteps

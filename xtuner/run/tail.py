@@ -30,16 +30,18 @@ class BlockTail:
         path: the file.
         last_bytes: where the file is longer than this when it is first seen, begin with the first whole line of
             its last `last_bytes`.
+        begin: begin at this offset, where a line must begin, instead of at 0.
         end: read up to this offset, not further.
     """
 
-    def __init__(self, path: Path, *, last_bytes: int | None = None, end: int | None = None) -> None:
+    def __init__(self, path: Path, *, last_bytes: int | None = None, begin: int = 0, end: int | None = None) -> None:
         self.num_restarts = 0
         self.has_more = False  # whether the last call found more than it might read
         self.offset = 0
         self.modified_at = 0.0  # of the file, when it was last read
         self._path = path
         self._last_bytes = last_bytes
+        self._first_offset = begin
         self._end = end
         self._identity: tuple[int, int] | None = None
         # The bytes just before the offset: a new file can have the old one's inode and be longer than it.
@@ -93,7 +95,7 @@ class BlockTail:
             if self._identity is None:
                 self._begin(descriptor, status)
             elif (status.st_dev, status.st_ino) != self._identity or not self._is_same_text(descriptor):
-                self._last_bytes = None  # what replaced the file is new to the caller, all of it
+                self._last_bytes, self._first_offset = None, 0  # what replaced the file is new to the caller, all of it
                 self.num_restarts += 1
                 self._begin(descriptor, status)
             wanted = max_bytes if self._end is None else max(0, min(max_bytes, self._end - self.offset))
@@ -116,7 +118,9 @@ class BlockTail:
         return (status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns) == self._look
 
     def _begin(self, descriptor: int, status: os.stat_result) -> None:
-        skipped = max(0, status.st_size - self._last_bytes) if self._last_bytes is not None else 0
+        skipped = self._first_offset
+        if self._last_bytes is not None:
+            skipped = max(skipped, status.st_size - self._last_bytes)
         self._identity = (status.st_dev, status.st_ino)
         self.offset, self._fingerprint, self._rest, self._rest_begin = skipped, b"", b"", skipped
         self._skips_line = skipped > 0 and os.pread(descriptor, 1, skipped - 1) != b"\n"

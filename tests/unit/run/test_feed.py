@@ -3,6 +3,9 @@
 import json
 import os
 import random
+import signal
+import subprocess
+import time
 from datetime import datetime, timedelta
 
 import pytest
@@ -10,8 +13,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from xtuner.run import feed as feed_module
+from xtuner.run import history
 from xtuner.run.discover import discover
-from xtuner.run.feed import Feed, Gap, Said, Steps
+from xtuner.run.events import Gap, Said, Steps
+from xtuner.run.feed import Feed
 from xtuner.run.layout import RunDir
 from xtuner.run.logline import LogLine, StepLine, format_log, format_step
 from xtuner.run.store import RunStore
@@ -63,7 +68,8 @@ def small_parts(monkeypatch):
     """Files of kilobytes are read as those of gigabytes: newest part first, then the past in many slices."""
     monkeypatch.setattr(feed_module, "_NEWEST_BYTES", 2000)
     monkeypatch.setattr(feed_module, "_MIN_NEWEST_BYTES", 2000)
-    monkeypatch.setattr(feed_module, "_SLICE_BYTES", 1500)
+    monkeypatch.setattr(feed_module, "SLICE_BYTES", 1500)
+    monkeypatch.setattr(history, "SLICE_BYTES", 1500)
 
 
 def test_the_newest_part_of_each_file_comes_before_the_past_of_any(run, small_parts):
@@ -224,3 +230,98 @@ def test_a_run_directory_is_known_besides_its_logs(run):
     store.refresh(0.0)
     assert store.evaluations[5]["eval_loss"] == 1.5 and store.state == "unknown"
     assert [(a.kind, a.step, a.num_bytes) for a in store.artifacts] == [("checkpoint", 5, 0), ("export", 10, 100)]
+
+
+def contents_of(store):
+    return {
+        (number, key): series.samples() for number, rank in store.ranks.items() for key, series in rank.series.items()
+    }
+
+
+@pytest.fixture
+def long_run(run, small_parts, monkeypatch):
+    """Its past is read in processes: two ranks with text and metrics, a rewind, a traceback, and bytes of no text."""
+    monkeypatch.setattr(history, "_MANY_BYTES", 0)
+    monkeypatch.setattr(history, "_PROCESS_SLICE_BYTES", 4000)
+    steps = [*range(1, 200), *range(150, 400)]
+    for rank in range(2):
+        lines = [step_line(step, rank, loss=step + rank) for step in steps]
+        lines[30] += "Traceback (most recent call last):\n\xff\n"
+        run.rank_log(rank).write_bytes("".join(lines).encode("latin-1"))
+    run.rank_metrics(1).write_text("".join(record(step, step + 1 / 3) for step in steps))
+    return run
+
+
+def read_in_processes(path, at_first_slice=lambda feed: None):
+    """What a feed with processes gives, however long they take to start."""
+    (files,) = discover(path)
+    feed, store = Feed(files, num_processes=2), RunStore(files)
+    deadline = time.monotonic() + 120
+    is_first = True
+    while not feed.is_whole and time.monotonic() < deadline:
+        events = feed.poll()
+        store.apply(events, 0.0)
+        if is_first and any(isinstance(event, Steps) and event.is_history for event in events):
+            is_first = False
+            at_first_slice(feed)
+    feed.close()
+    assert feed.is_whole and not is_first
+    return feed, store
+
+
+def test_processes_read_the_same(long_run):
+    _, expected, _ = follow(long_run.path)
+    processes = []
+    feed, store = read_in_processes(long_run.path, lambda feed: processes.extend(feed._history._processes))
+    assert contents_of(store) == contents_of(expected) and len(contents_of(store)) == 10
+    assert sorted(store.rewinds) == sorted(expected.rewinds)
+    assert [said.content for said in store.loud] == [said.content for said in expected.loud]
+    assert len(processes) == 2 and not feed._history._processes
+    assert all(process._process.returncode is not None for process in processes)
+
+
+def test_what_a_killed_process_had_is_read_on_here(long_run):
+    _, expected, _ = follow(long_run.path)
+
+    def kill(feed):
+        for process in feed._history._processes:
+            os.kill(process._process.pid, signal.SIGKILL)
+
+    _, store = read_in_processes(long_run.path, kill)
+    assert contents_of(store) == contents_of(expected)
+    assert len(store.loud) == len(expected.loud)
+
+
+def test_without_processes_to_be_had_all_is_read_here(long_run, monkeypatch):
+    _, expected, _ = follow(long_run.path)
+
+    def refuse(*args, **kwargs):
+        raise BlockingIOError(11, "Resource temporarily unavailable")
+
+    monkeypatch.setattr(subprocess, "Popen", refuse)
+    _, store = read_in_processes(long_run.path)
+    assert contents_of(store) == contents_of(expected)
+
+
+def test_a_file_that_is_replaced_while_a_process_reads_it_leaves_nothing_behind(long_run):
+    log, whole = long_run.rank_log(0), long_run.rank_log(0).read_bytes()
+
+    def replace(feed):
+        log.write_bytes(whole[: len(whole) // 8])
+
+    _, store = read_in_processes(long_run.path, replace)
+    _, expected, _ = follow(long_run.path)
+    assert contents_of(store)[1, "total_loss"] == contents_of(expected)[1, "total_loss"]
+    assert [gap.path for gap in store.gaps] == [log]
+
+
+def test_processes_end_with_the_feed_and_with_their_parent(long_run):
+    (files,) = discover(long_run.path)
+    feed = Feed(files, num_processes=2)
+    while not feed._history._processes:
+        feed.poll(0)
+    processes = list(feed._history._processes)
+    processes[0].connection.close()  # as when the parent dies
+    assert processes[0]._process.wait(60) == 0
+    feed.close()
+    assert processes[1]._process.returncode is not None

@@ -8,7 +8,8 @@ import pytest
 
 from xtuner.run.blocks import StepBlock
 from xtuner.run.discover import RunFiles, discover
-from xtuner.run.feed import Feed, Steps
+from xtuner.run.events import Steps
+from xtuner.run.feed import Feed
 from xtuner.run.layout import RunDir
 from xtuner.run.logline import format_log
 from xtuner.run.rank_steps import RankSteps

@@ -209,6 +209,9 @@ def test_the_reader_waits_for_the_screen(tmp_path):
             self.num_polls += 1
             return ["event"]
 
+        def close(self):
+            self.is_closed = True
+
     feed = Endless()
     reader = Reader(feed)
     reader.start()
@@ -219,7 +222,7 @@ def test_the_reader_waits_for_the_screen(tmp_path):
     assert feed.num_polls == 8 and reader.is_behind
     assert len(list(reader.drain(60))) >= 8 and reader.has_newest
     reader.stop()
-    assert not reader._thread.is_alive()
+    assert not reader._thread.is_alive() and feed.is_closed
 
 
 def test_a_slice_is_drained_however_small_the_budget():

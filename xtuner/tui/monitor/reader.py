@@ -5,7 +5,8 @@ import time
 from collections import deque
 from collections.abc import Iterator
 
-from xtuner.run.feed import Event, Feed
+from xtuner.run.events import Event
+from xtuner.run.feed import Feed
 
 _POLL_S = 0.5
 _SLICE_S = 0.01
@@ -31,7 +32,7 @@ class Reader:
         self._num_read = self._num_given = 0
         self._newest_until: int | None = None  # slices that hold where the run stands
         self._is_whole = False
-        self._held_until = self._read_at = 0.0
+        self._held_until = self._read_at = self._drained_at = 0.0
         self._is_over = threading.Event()
         self._thread = threading.Thread(target=self._run, name="monitor-reader", daemon=True)
 
@@ -49,6 +50,10 @@ class Reader:
         """Leave the processor to the screen for a moment: there was a key."""
         self._held_until = time.monotonic() + _HOLD_S
 
+    def _is_held(self, last: float) -> bool:
+        now = time.monotonic()
+        return now < self._held_until and now < last + _MAX_HOLD_S
+
     @property
     def is_behind(self) -> bool:
         """Whether there is more to read at once."""
@@ -60,8 +65,14 @@ class Reader:
         return self._newest_until is not None and self._num_given >= self._newest_until
 
     def drain(self, budget_s: float) -> Iterator[list[Event]]:
-        """The slices that wait, for about `budget_s` seconds of what the caller does with them; at least one."""
-        deadline = time.monotonic() + budget_s
+        """The slices that wait, for about `budget_s` seconds of what the caller does with them; at least one.
+
+        None for a moment after a key, unless all of the run's past is known: new steps are few.
+        """
+        if not self._is_whole and self._is_held(self._drained_at):
+            return
+        self._drained_at = time.monotonic()
+        deadline = self._drained_at + budget_s
         while self._slices:
             self._num_given += 1
             yield self._slices.popleft()
@@ -74,11 +85,10 @@ class Reader:
                 if len(self._slices) >= _MAX_WAITING:
                     self._is_over.wait(_BREATH_S)
                     continue
-                now = time.monotonic()
-                if now < self._held_until and now < self._read_at + _MAX_HOLD_S:
-                    self._is_over.wait(self._held_until - now)
+                if self._is_held(self._read_at):
+                    self._is_over.wait(_BREATH_S)
                     continue
-                self._read_at = now
+                self._read_at = time.monotonic()
                 events = self._feed.poll(_SLICE_S)
                 if events:
                     self._num_read += 1
@@ -89,3 +99,5 @@ class Reader:
                 self._is_over.wait(_BREATH_S if self._feed.has_backlog else _POLL_S)
         except Exception as error:
             self.error = error
+        finally:
+            self._feed.close()
