@@ -60,6 +60,11 @@ class Alert:
     step: int | None = None
     since: float = 0.0
 
+    @property
+    def is_critical(self) -> bool:
+        """Whether the run is lost or worthless."""
+        return self.level == CRITICAL
+
 
 class Health:
     """Looks at a store and says what is wrong; each thing once, for as long as it is so.

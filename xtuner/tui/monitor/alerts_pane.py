@@ -4,7 +4,7 @@ from datetime import datetime
 
 from textual.app import ComposeResult
 
-from xtuner.run.health import CRITICAL, Alert
+from xtuner.run.health import Alert
 from xtuner.tui.monitor.document import wrap
 from xtuner.tui.monitor.page_screen import PageScreen
 from xtuner.tui.monitor.session import PastAlert, Session
@@ -21,7 +21,7 @@ def clock_time(seconds: float) -> str:
 
 def entry_of(alert: Alert) -> AlertEntry:
     """The alert as the list shows it."""
-    level: Level = "error" if alert.level == CRITICAL else "warning"
+    level: Level = "error" if alert.is_critical else "warning"
     return AlertEntry(level, alert.text, clock_time(alert.since), alert.evidence, alert.hint)
 
 

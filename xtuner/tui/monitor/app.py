@@ -1,11 +1,14 @@
-"""The screen of `xtuner monitor`: tabs over one run, repainted by a frame tick."""
+"""The screen of `xtuner monitor`: tabs over one run, repainted by a frame tick.
+
+What reads and draws a run is imported behind the first frame: the names of the tabs need not wait for it.
+"""
 
 import os
 import time
 from collections.abc import Iterable, Sequence
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, ClassVar, cast
 
 from textual import events
 from textual.app import App, ComposeResult, SystemCommand
@@ -18,11 +21,7 @@ from xtuner.errors import EnvironmentFault, UsageError
 from xtuner.run.discover import RunFiles
 from xtuner.tui.monitor.header import HeaderBar, Headline, headline_of
 from xtuner.tui.monitor.notice_line import Notice, NoticeLine, notice_of
-from xtuner.tui.monitor.overview import Overview
-from xtuner.tui.monitor.panes import make_pane
-from xtuner.tui.monitor.plots import PlotChoice, PlotMaker
 from xtuner.tui.monitor.runs import RunList
-from xtuner.tui.monitor.session import Session
 from xtuner.tui.monitor.tab_line import TABS, TabLine
 from xtuner.tui.monitor.tab_pane import TabPane
 from xtuner.tui.monitor.tiny_pane import TinyPane, tiny_lines
@@ -30,8 +29,11 @@ from xtuner.tui.widgets.braille import glyphs_for
 from xtuner.tui.widgets.picture import Run
 
 if TYPE_CHECKING:
+    from xtuner.tui.monitor.overview import Overview
+    from xtuner.tui.monitor.plots import PlotMaker
     from xtuner.tui.monitor.report import Report
     from xtuner.tui.monitor.run_picker import Picked
+    from xtuner.tui.monitor.session import Session
     from xtuner.tui.widgets.rank_table import RankTable
 
 _FRAME_S = 0.5
@@ -67,7 +69,8 @@ class MonitorApp(App[None]):
         self.session: Session | None = None
         self.is_paused = False
         self._runs = runs
-        self._others = [Session(files) for files in compared]
+        self._compared = compared
+        self._others: list[Session] = []
         self._glyphs = glyphs_for(os.environ)
         self._panes: dict[str, TabPane] = {}
         self._tab = TABS[0].id
@@ -94,11 +97,14 @@ class MonitorApp(App[None]):
 
     def on_mount(self) -> None:
         """Begin to read once there is something to show it in."""
-        for other in self._others:
-            other.start()
         if self._runs.newest is not None:
-            self.show_run(self._runs.newest)
-        self.call_after_refresh(self._frame)
+            self._header.headline = Headline(str(self._runs.newest.path), "starting")
+        self.call_after_refresh(self._begin)
+
+    def _begin(self) -> None:
+        for files in self._compared:
+            self._others.append(_watched(files))
+        self._frame()
 
     def on_unmount(self) -> None:
         """Nothing outlives the screen."""
@@ -107,7 +113,7 @@ class MonitorApp(App[None]):
             session.stop()
 
     @property
-    def _sessions(self) -> list[Session]:
+    def _sessions(self) -> "list[Session]":
         """The run that is shown, and those beside it."""
         return [*([self.session] if self.session else []), *self._others]
 
@@ -115,20 +121,23 @@ class MonitorApp(App[None]):
 
     def show_run(self, files: RunFiles) -> None:
         """Watch this run from now on."""
+        from xtuner.tui.monitor.plots import PlotMaker
+
         if self.session is not None:
             self.session.stop()
-        self.session = Session(files)
+        self.session = _watched(files)
         self._plots = PlotMaker(self.session)
         for pane in self._panes.values():
             pane.remove()
         self._panes.clear()
         self._painted = -1
         self._set_paused(False)
-        self.session.start()
         self.action_show_tab(self._tab)
 
     def action_show_tab(self, tab: str) -> None:
         """Show a tab; what it holds is made when it is first shown."""
+        from xtuner.tui.monitor.panes import make_pane
+
         self._tab = self._tabs.here = tab
         if self.session is None:
             return
@@ -151,6 +160,10 @@ class MonitorApp(App[None]):
     @property
     def _pane(self) -> TabPane | None:
         return self._panes.get(self._tab)
+
+    @property
+    def _overview(self) -> "Overview | None":
+        return cast("Overview | None", self._panes.get("overview"))
 
     # Frames.
 
@@ -185,7 +198,7 @@ class MonitorApp(App[None]):
         if not self.is_paused:
             self._paint(self.session, now)
 
-    def _take_newer_run(self, session: Session) -> None:
+    def _take_newer_run(self, session: "Session") -> None:
         """A run that is over makes room; one that goes on stays."""
         newest = self._runs.newest
         if newest is None or newest.path == session.files.path:
@@ -196,7 +209,7 @@ class MonitorApp(App[None]):
             self.show_run(newest)
             self.say(f"a newer run has begun: {newest.path.name}")
 
-    def _paint(self, session: Session, now: float) -> None:
+    def _paint(self, session: "Session", now: float) -> None:
         headline = self._header.headline = headline_of(session, now, is_paused=self.is_paused)
         self._tabs.num_alerts = len(session.alerts)
         self._notice.notice = notice_of(session)
@@ -252,16 +265,15 @@ class MonitorApp(App[None]):
         """What is wrong."""
         self.action_show_tab("alerts")
 
-    def on_overview_said(self, message: Overview.Said) -> None:
+    def on_overview_said(self, message: "Overview.Said") -> None:
         """What was changed."""
         self.say(message.text)
 
     def on_rank_table_rank_chosen(self, message: "RankTable.RankChosen") -> None:
         """Show this rank alone in the charts."""
         self.action_show_tab("overview")
-        overview = self._panes["overview"]
-        assert isinstance(overview, Overview)
-        self.call_after_refresh(overview.show_rank, message.rank)
+        if self._overview is not None:
+            self.call_after_refresh(self._overview.show_rank, message.rank)
 
     def say(self, text: str) -> None:
         """Say something for some seconds, in place of the worst alert."""
@@ -282,9 +294,8 @@ class MonitorApp(App[None]):
         if is_paused == self.is_paused or self.session is None:
             return
         self.is_paused = is_paused
-        overview = self._panes.get("overview")
-        if isinstance(overview, Overview):
-            overview.freeze(is_paused)
+        if self._overview is not None:
+            self._overview.freeze(is_paused)
         self._painted = -1
         self._header.headline = headline_of(self.session, time.time(), is_paused=is_paused)
 
@@ -297,6 +308,7 @@ class MonitorApp(App[None]):
 
     def action_export(self) -> None:
         """Write a report of the run into the current directory."""
+        from xtuner.tui.monitor.plots import PlotChoice
         from xtuner.tui.monitor.report import check_place, make_report
 
         if self.session is None:
@@ -307,8 +319,7 @@ class MonitorApp(App[None]):
         except UsageError as error:
             self.say(error.message)
             return
-        overview = self._panes.get("overview")
-        choice = overview.choice if isinstance(overview, Overview) else PlotChoice()
+        choice = self._overview.choice if self._overview is not None else PlotChoice()
         report = make_report(self.session, choice, time.time())
         self.say(f"writing {directory}")
         self.run_worker(partial(self._write_report, report, directory), thread=True, name="monitor-report")
@@ -343,8 +354,7 @@ class MonitorApp(App[None]):
         """Draw a run beside the one that is shown, or no longer."""
         known = next((session for session in self._others if session.files.path == files.path), None)
         if known is None:
-            self._others.append(Session(files))
-            self._others[-1].start()
+            self._others.append(_watched(files))
         else:
             known.stop()
             self._others.remove(known)
@@ -364,3 +374,12 @@ class MonitorApp(App[None]):
         yield SystemCommand("Theme", "Other colours", self.action_change_theme)
         yield SystemCommand("Help", "The keys (?)", self.action_help)
         yield SystemCommand("Quit", "Leave; the run goes on (q)", self.exit)
+
+
+def _watched(files: RunFiles) -> "Session":
+    """A session that reads."""
+    from xtuner.tui.monitor.session import Session
+
+    session = Session(files)
+    session.start()
+    return session

@@ -1,17 +1,19 @@
 """The two rows at the top: which run, how it stands, how far it is."""
 
 from dataclasses import dataclass, field
-from typing import ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 from textual.reactive import reactive
 
 from xtuner.run.figures import duration
-from xtuner.tui.monitor.session import Session
 from xtuner.tui.widgets.axis import format_value
 from xtuner.tui.widgets.cells import crop_left, num_cells, one_line
 from xtuner.tui.widgets.picture import Picture, Row, Run, fit_row
 from xtuner.tui.widgets.progress_line import Progress, draw_progress
 from xtuner.tui.widgets.state_pill import pill_look, pill_text
+
+if TYPE_CHECKING:
+    from xtuner.tui.monitor.session import Session
 
 _MIN_NAME = 12
 _MAX_NAME_SHARE = 0.3
@@ -34,7 +36,7 @@ class Headline:
     notes: tuple[str, ...] = ()
 
 
-def headline_of(session: Session, now: float, *, is_paused: bool = False) -> Headline:
+def headline_of(session: "Session", now: float, *, is_paused: bool = False) -> Headline:
     """The header of a run at `now`, in seconds since the epoch."""
     store = session.store
     done, total = store.step, store.total_steps
@@ -47,7 +49,7 @@ def headline_of(session: Session, now: float, *, is_paused: bool = False) -> Hea
     )
 
 
-def _notes(session: Session, now: float) -> list[str]:
+def _notes(session: "Session", now: float) -> list[str]:
     store, record = session.store, session.record
     notes = [f"elapsed {duration(session.elapsed_s(now))}"]
     tokens = store.num_tokens()

@@ -1,14 +1,15 @@
 """The line above the keys: the worst that is wrong, or what was just done."""
 
-from typing import ClassVar, NamedTuple
+from typing import TYPE_CHECKING, ClassVar, NamedTuple
 
 from textual import events
 from textual.message import Message
 from textual.reactive import reactive
 
-from xtuner.run.health import CRITICAL
-from xtuner.tui.monitor.session import Session
 from xtuner.tui.widgets.picture import Picture, Row, Run
+
+if TYPE_CHECKING:
+    from xtuner.tui.monitor.session import Session
 
 
 class Notice(NamedTuple):
@@ -47,13 +48,13 @@ class NoticeLine(Picture):
         self.post_message(self.Clicked())
 
 
-def notice_of(session: Session) -> Notice:
+def notice_of(session: "Session") -> Notice:
     """The worst of what is wrong with a run."""
     if session.is_gone:
         return Notice(f"the run is gone, what was read last is shown: {session.files.path}", "error")
     if not session.alerts:
         return Notice("no alerts" if session.store.ranks else "no step yet")
     worst, more = session.alerts[0], len(session.alerts) - 1
-    look = "error" if worst.level == CRITICAL else "warning"
+    look = "error" if worst.is_critical else "warning"
     mark = "✗" if look == "error" else "!"
     return Notice(f"{mark} {worst.text}{f'  ({more} more: 4)' if more else '  (4 says more)'}", look)

@@ -1,10 +1,14 @@
 """What a tab holds: a widget that is repainted by frames."""
 
+from typing import TYPE_CHECKING
+
 from textual.containers import Vertical
 from textual.message import Message
 
-from xtuner.tui.monitor.session import Session
 from xtuner.tui.widgets.braille import GlyphSet
+
+if TYPE_CHECKING:
+    from xtuner.tui.monitor.session import Session
 
 
 class TabPane(Vertical):
@@ -18,7 +22,7 @@ class TabPane(Vertical):
     class Ready(Message):
         """It can be painted, and take the keys."""
 
-    def __init__(self, session: Session, glyphs: GlyphSet) -> None:
+    def __init__(self, session: "Session", glyphs: GlyphSet) -> None:
         super().__init__()
         self._session = session
         self._glyphs = glyphs

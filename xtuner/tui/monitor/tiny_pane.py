@@ -1,27 +1,29 @@
 """What is shown where nothing else has room: a few lines of text."""
 
-from typing import ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 from textual.reactive import reactive
 
-from xtuner.run.health import CRITICAL
-from xtuner.tui.monitor.cards import CARDS
 from xtuner.tui.monitor.header import Headline
-from xtuner.tui.monitor.plots import PlotMaker
-from xtuner.tui.monitor.session import Session
 from xtuner.tui.widgets.axis import format_count
 from xtuner.tui.widgets.picture import Picture, Row, Run
+
+if TYPE_CHECKING:
+    from xtuner.tui.monitor.plots import PlotMaker
+    from xtuner.tui.monitor.session import Session
 
 _CARDS_SHOWN = ("loss", "lr", "tokens", "step", "data", "memory", "grad")
 
 
-def tiny_lines(session: Session, headline: Headline, plots: PlotMaker) -> list[Row]:
+def tiny_lines(session: "Session", headline: Headline, plots: "PlotMaker") -> list[Row]:
     """The most important first: what has no room is cut."""
+    from xtuner.tui.monitor.cards import CARDS  # the first frame does without
+
     progress = headline.progress
     of = f"/{format_count(progress.total)}" if progress.total else ""
     paused = " PAUSED" if headline.is_paused else ""
     rows: list[Row] = [[Run(f"{headline.state.upper()}{paused} step {format_count(progress.done)}{of}", "title")]]
-    rows += [[Run(alert.text, "error" if alert.level == CRITICAL else "warning")] for alert in session.alerts[:1]]
+    rows += [[Run(alert.text, "error" if alert.is_critical else "warning")] for alert in session.alerts[:1]]
     if progress.note:
         rows.append([Run(progress.note)])
     for spec in CARDS:
