@@ -217,6 +217,7 @@ class TrainerConfig(Options):
         "or the path of a run or of a checkpoint.",
         group="Checkpoints",
         unit="auto|PATH|none",
+        shorthands={"auto_resume": "auto"},
     )
     allow_data_change: bool = option(
         False, "Resume even though data, packing or batch are not those of the checkpoint.", group="Checkpoints"
