@@ -18,6 +18,7 @@ from xtuner.v1.config.parts import (
     OptimizerName,
     steps_or_seconds,
 )
+from xtuner.v1.config.rules import require_consistent
 
 TrackerName = Literal["tensorboard", "wandb", "trackio"]
 
@@ -271,60 +272,7 @@ class TrainerConfig(Options):
 
     def check(self) -> None:
         """Raise `UsageError` for options that contradict each other or are missing."""
-        if self.load_from is None and self.model_cfg is None:
-            raise UsageError("no model is given", hint="pass --load-from MODEL_DIR")
-        if self.load_from is not None and self.model_cfg is not None:
-            raise UsageError(
-                "--load-from and --model-cfg are both given",
-                hint="--load-from trains from its weights, --model-cfg from random ones: keep one",
-            )
-        if self.model_cfg is not None and self.tokenizer_path is None:
-            raise UsageError(
-                "--model-cfg is given without --tokenizer-path",
-                hint="pass --tokenizer-path DIR, a directory with tokenizer.json and a chat template",
-            )
-        if not self.dataset and not self.datasets:
-            raise UsageError("no data is given", hint="pass --dataset FILE.jsonl, one chat a line")
-        if self.total_step is not None and self.epoch_num is not None:
-            raise UsageError(
-                f"--total-step {self.total_step} and --epoch-num {self.epoch_num} are both given",
-                hint="keep one; with neither, the run is one epoch",
-            )
-        if self.lora.rank and self.model_cfg is not None:
-            raise UsageError(
-                "--lora.rank and --model-cfg are both given",
-                hint="adapters need trained weights under them: pass --load-from MODEL_DIR",
-            )
-        self._check_tensor_parallel()
-        if self.lr_min > self.lr:
-            raise UsageError(f"--lr-min {self.lr_min:g} is above --lr {self.lr:g}", hint="lower --lr-min or raise --lr")
-        self._check_evaluation()
-
-    def _check_tensor_parallel(self) -> None:
-        if self.tp_size == 1:
-            return
-        if self.optimizer == "muon":
-            raise UsageError(
-                f"--tp-size {self.tp_size} and --optimizer muon do not go together: Muon needs whole matrices",
-                hint="use --optimizer adamw",
-            )
-        if self.fsdp_config.torch_compile:
-            raise UsageError(
-                f"--tp-size {self.tp_size} and --fsdp-config.torch-compile do not go together",
-                hint="leave one of them out",
-            )
-
-    def _check_evaluation(self) -> None:
-        if self.eval_dataset:
-            return
-        early_stopping = ("early_stopping_patience", "early_stopping_min_delta")
-        needy = ("eval_interval", "eval_max_packs", "eval_generations", *early_stopping)
-        for name in needy:
-            if getattr(self, name):
-                raise UsageError(
-                    f"--{name.replace('_', '-')} {getattr(self, name)} is given without --eval-dataset",
-                    hint="pass --eval-dataset FILE.jsonl, chats that are not trained on",
-                )
+        require_consistent(self)
 
     def check_world_size(self, world_size: int) -> None:
         """Raise `UsageError` when `world_size` ranks cannot share the global batch evenly."""
