@@ -44,6 +44,8 @@ PUBLIC_FLAGS = [
     "--loss-chunk-size",
     "--z-loss",
     "--max-grad-norm",
+    "--on-nonfinite",
+    "--max-nonfinite-skips",
     "--attention",
     "--sp-size",
     "--tp-size",

@@ -129,6 +129,19 @@ class TrainerConfig(Options):
         ge=0,
     )
     max_grad_norm: float = option(1.0, "Gradients are scaled down to this global L2 norm.", group="Optimization", gt=0)
+    on_nonfinite: Literal["stop", "skip"] = option(
+        "stop",
+        "What comes of a step whose loss or gradient is not finite: stop ends the run, skip goes on with the next "
+        "step; the weights stay as they are in any case.",
+        group="Optimization",
+    )
+    max_nonfinite_skips: int = option(
+        10,
+        "With --on-nonfinite skip, how many steps of a run may be skipped; one more ends it.",
+        group="Optimization",
+        unit="steps",
+        ge=1,
+    )
     attention: AttentionChoice = option(
         "auto",
         "Attention kernel; auto takes flash-attention 3 or 2 where installed, else PyTorch's own.",

@@ -44,6 +44,7 @@ from xtuner.v1.train.data_log import pad_multiple, plan_lines, progress_log
 from xtuner.v1.train.evaluate import Evaluation
 from xtuner.v1.train.exporter import Exporter
 from xtuner.v1.train.meter import Meter
+from xtuner.v1.train.nonfinite import NonfiniteSteps
 from xtuner.v1.train.optimizer import describe_optimizer, optimizer_of
 from xtuner.v1.train.rank_log import RankLog
 from xtuner.v1.train.run_start import start_beat, start_run
@@ -101,6 +102,7 @@ class Trainer:
         self._meter = Meter(self._engine.device, model_flops, num_sharing=config.tp_size)
         is_first = self.ranks.is_first
         self._exporter = Exporter(self.model, config, self.run_dir, self._log, is_writer=is_first)
+        self._nonfinite = NonfiniteSteps(config, self._log, self.ranks.rank, self._batches.rows_of)
         self._trackers = Trackers(config.report_to if is_first else (), config, self.run_dir, self._log)
         self._evaluation = Evaluation(
             self._engine,
@@ -123,7 +125,7 @@ class Trainer:
             self._log,
             is_first=is_first,
             facts=data_facts(config, self.ranks.world_size, fingerprint),
-            progress=lambda: {"meter": self._meter.progress(), "evaluation": self._evaluation.progress()},
+            progress=self._progress,
         )
         if start.checkpoint:
             self._go_on_from(start.checkpoint)
@@ -145,6 +147,7 @@ class Trainer:
             self.step = step
             with answer_out_of_memory(self.model, self.config, self._engine.device.type, step=step, batch=batch):
                 outcome = self._engine.train_step(batch, lr, self._checkpoints.wishes)
+            self._nonfinite.judge(step, outcome)
             values = self._meter.measure(batch, outcome, lr)
             self._log.step(step, self.total_steps, values)
             self._trackers.step(step, values)
@@ -187,6 +190,14 @@ class Trainer:
             hint=f"go on with the same command and --resume {self.run_dir.path}",
         )
 
+    def _progress(self) -> dict[str, object]:
+        """What a checkpoint remembers besides the state of the engine, for `_go_on_from`."""
+        return {
+            "meter": self._meter.progress(),
+            "evaluation": self._evaluation.progress(),
+            "num_skipped": self._nonfinite.num_skipped,
+        }
+
     def _go_on_from(self, checkpoint: Checkpoint) -> None:
         progress = self._checkpoints.restore(checkpoint)
         self.step = checkpoint.step
@@ -194,6 +205,7 @@ class Trainer:
             self._meter.go_on_from(progress["meter"])
         if "evaluation" in progress:
             self._evaluation.go_on_from(progress["evaluation"])
+        self._nonfinite.num_skipped = int(progress.get("num_skipped", 0))
         self._log.resumed(checkpoint.step)
         self._set_status(step=checkpoint.step)
 
