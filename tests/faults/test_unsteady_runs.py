@@ -1,12 +1,18 @@
 """Runs in which one rank's step comes to nothing: its loss is no number, or it does not go on."""
 
+import os
 import signal
 
 import pytest
+from commands import BIN, run
 from forked_ranks import ForkServer
+from processes import processes_of
 
+from xtuner.launch.job import Job
+from xtuner.launch.supervise import run_to_end
 from xtuner.run.checkpoints import fault_of, list_checkpoints, sha256_of
-from xtuner.run.layout import list_runs
+from xtuner.run.failure import read_failures
+from xtuner.run.layout import RunDir, list_runs
 from xtuner.run.metrics import read_metrics
 from xtuner.run.status import read_status
 
@@ -78,3 +84,91 @@ def test_a_run_stops_at_such_a_step_by_default(server, options, tmp_path, chats)
         assert f"step 3: TrainingFailed: {found}" in run_dir.rank_log(rank).read_text()
     newest = list_checkpoints(run_dir)[-1]
     assert newest.step == 2 and fault_of(newest) is None
+
+
+# --- A rank that does not go on ---
+
+HANG = ("--hang-timeout", "5s")  # the first two steps have six times as long
+
+
+def _require_stacks(run_dir, rank, *names):
+    said = run_dir.rank_log(rank).read_text()
+    assert "most recent call first" in said and all(name in said for name in names), said
+
+
+def test_a_rank_that_is_blocked_is_named_and_all_stacks_are_kept(server, options, tmp_path):
+    ended = server.run(*options(tmp_path, *HANG), fault="step:rank=1:nth=3:sleep=600")
+    assert ended.codes == (6, 6), ended.output
+    [run_dir] = list_runs(tmp_path)
+    status = read_status(run_dir)
+    assert (status.state, status.exit_code, status.step) == ("failed", 6, 2)
+    assert status.message.startswith("hung: no progress for ")
+    assert "rank 1 lags behind in step 3 (waiting for its batch); the others wait in step 3 (forward" in status.message
+    _require_stacks(run_dir, 0, "in train_step", "in fit")
+    _require_stacks(run_dir, 1, "in _act", "in fit")
+    [failure] = {(it.rank, it.step, it.message.partition(" s;")[2]) for it in read_failures(run_dir.failures)}
+    assert failure[:2] == (1, 3)
+    assert list_checkpoints(run_dir)[-1].step == 2
+
+
+def test_a_rank_that_is_stopped_is_named_by_the_others(server, options, tmp_path):
+    """Rank 0 is the one that is stopped: another one writes the status in its place."""
+    started = server.start(*options(tmp_path, *HANG), fault="step:rank=0:nth=3:SIGSTOP")
+    started.wait_until_it_says("[ERROR] hung: ")
+    started.send(signal.SIGKILL, ranks=[0])
+    assert started.wait().codes == (-signal.SIGKILL, 6)
+    [run_dir] = list_runs(tmp_path)
+    status = read_status(run_dir)
+    assert status.state == "failed"
+    assert "; rank 0 hangs: its process is stopped (SIGSTOP); last seen in " in status.message
+    assert "; the others wait in step 3 (forward and backward pass); " in status.message
+    _require_stacks(run_dir, 1, "in train_step")
+
+
+@pytest.mark.skipif("XTUNER_LONG_FAULTS" not in os.environ, reason="waits for a minute: `make faults` runs it")
+def test_ranks_that_cannot_end_themselves_are_ended_and_started_again(options, tmp_path):
+    """Both are stopped in the third step of the first attempt; the second one has but two."""
+    arguments = options(tmp_path, *HANG, "--max-restarts", 1, "--nproc-per-node", 2)
+    done = run("xtuner", "sft", *arguments, env={"XTUNER_FAULT": "step:nth=3:SIGSTOP"})
+    assert done.returncode == 0, done.stderr
+    assert "hung: no progress for " in done.stderr and "its process is stopped (SIGSTOP)" in done.stderr
+    assert "; restart 1 of 1, from the checkpoint of step 2" in done.stderr
+    [run_dir] = list_runs(tmp_path)
+    assert read_status(run_dir).state == "finished" and not processes_of(tmp_path)
+
+
+# A rank that is stopped in its first attempt, and needs no torch for it.
+SCRIPT = """
+import os, signal, sys
+from dataclasses import replace
+from pathlib import Path
+from xtuner.run.layout import RunDir
+from xtuner.run.pulse import own_pulse, write_pulse
+run_dir = RunDir(Path(sys.argv[1]))
+if os.environ["TORCHELASTIC_RESTART_COUNT"] == "0":
+    signal.signal(signal.SIGUSR2, signal.SIG_IGN)
+    write_pulse(run_dir, replace(own_pulse(0, 0.1), step=11, phase="save", patience_s=0.1))
+    os.kill(os.getpid(), signal.SIGSTOP)
+"""
+
+
+def test_the_launcher_ends_a_rank_that_cannot_end_itself(tmp_path):
+    """torchrun itself, which starts the rank again."""
+    (tmp_path / "hangs.py").write_text(SCRIPT)
+    run_dir = RunDir.create(tmp_path / "w")
+    log_dir = run_dir.logs / "torchrun"
+    command = [str(BIN / "torchrun"), "--standalone", "--nproc-per-node=1", "--max-restarts=1", "--redirects=3"]
+    command += [f"--log-dir={log_dir}", str(tmp_path / "hangs.py"), str(run_dir.path)]
+    said = []
+    run_to_end(Job(tuple(command), log_dir, run_dir, 1, {}, 1), is_detached=False, say=said.append)
+    assert len(said) == 1 and said[0].startswith("rank 0 failed in step 11: hung: no progress for "), said
+    assert "its process is stopped (SIGSTOP); last seen in step 11 (save)" in said[0] and "restart 1 of 1" in said[0]
+
+
+def test_long_evaluations_and_saves_are_waited_for(server, options, tmp_path, chats):
+    """Each of them takes longer than the timeout, on one rank; that the same wait in a step is found, see above."""
+    evaluation = ("--eval-dataset", chats, "--eval-interval", 3, "--eval-max-packs", 6)
+    batches = ";".join(f"eval.batch:rank=1:nth={number}:sleep=3" for number in (4, 5, 6))
+    faults = f"{batches};save.written:rank=1:nth=3:sleep=8"
+    done = server.run(*options(tmp_path, *HANG, *evaluation), fault=faults)
+    assert set(done.codes) == {0} and "no progress" not in done.output, done.output

@@ -12,6 +12,7 @@ from typing import BinaryIO
 from xtuner.errors import EnvironmentFault, StoppedNotSaved, TrainingFailed, XTunerError
 from xtuner.launch.attempts import Attempts
 from xtuner.launch.failure import explain_failure, explain_stop
+from xtuner.launch.hang import HangWatch
 from xtuner.launch.job import Job
 from xtuner.launch.restarts import Restarts
 from xtuner.launch.stop_signals import StopSignals
@@ -99,6 +100,7 @@ class _Launch:
         self._attempts = Attempts(job)
         self._survivors = Survivors(job)
         self._log = _behind_what_is_there(FileTail(job.run_dir.rank_log(0))) if job.run_dir and on_line else None
+        self._hang_watch = HangWatch(job.run_dir) if job.run_dir else None
         self._restarts = Restarts(job, job.run_dir, say) if job.run_dir else None
 
     def run(self) -> None:
@@ -117,6 +119,8 @@ class _Launch:
                 if self._restarts and self._restarts.error:
                     self._signals.end(torchrun)
                 self._signals.pass_on(torchrun)
+                if self._hang_watch:
+                    self._hang_watch.look()
                 if not self._signals.received:
                     self._survivors.look(torchrun.pid, self._attempts.newest)
                 time.sleep(_POLL_S)

@@ -53,6 +53,36 @@ class RankFailure:
         return "\n".join("  " + line for line in self.traceback.rstrip().splitlines()[-_TRACEBACK_LINES:])
 
 
+def leave_note(failure: RankFailure, kind: str, *places: Path) -> None:
+    """Write down why a rank failed, where others look for it; a place that cannot be written is left out.
+
+    The layout is torchelastic's (torch/distributed/elastic/multiprocessing/errors/error_handler.py), whose summary
+    shows it, with what `xtuner sft` needs besides.
+
+    Args:
+        failure: of the rank.
+        kind: the name of the error's class.
+        places: files.
+    """
+    extra = {
+        "py_callstack": failure.traceback,
+        "timestamp": str(int(failure.time)),
+        "time": failure.time,
+        "rank": failure.rank,
+        "step": failure.step,
+        "exit_code": failure.exit_code,
+        "message": failure.message,
+        "hint": failure.hint,
+    }
+    text = json.dumps({"message": {"message": f"{kind}: {failure.message}", "extraInfo": extra}})
+    for place in places:
+        try:
+            place.parent.mkdir(parents=True, exist_ok=True)
+            place.write_text(text, encoding="utf-8")
+        except OSError:
+            pass  # the message on stderr still stands
+
+
 def read_failures(log_dir: Path) -> list[RankFailure]:
     """The notes under `log_dir`, a directory given to torchrun's `--log-dir` or a part of it, the oldest first."""
     return sorted(filter(None, map(_read, log_dir.rglob("error.json"))), key=lambda failure: failure.time)

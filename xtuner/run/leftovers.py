@@ -24,6 +24,8 @@ def clear_run(run_dir: RunDir) -> None:
     An export that was to be replaced by a new one of its step, and was not, gets its name back.
     """
     remove_leftovers(run_dir)
+    for of_processes in (run_dir.pulses, run_dir.failures):
+        shutil.rmtree(of_processes, ignore_errors=True)
     for old in list_named(run_dir.path, ".old-"):
         final = old.with_name(old.name.removeprefix(".old-"))
         if final.exists():

@@ -75,6 +75,7 @@ PUBLIC_FLAGS = [
     "--async-checkpoint",
     "--resume",
     "--allow-data-change",
+    "--hang-timeout",
     "--hf-interval",
     "--hf-max-keep",
     "--report-to",
@@ -229,6 +230,23 @@ def test_auto_resume_beside_another_value_is_refused(tmp_path: Path) -> None:
     file = tmp_path / "c.yaml"
     file.write_text("auto_resume: always\n")
     with pytest.raises(UsageError, match="--auto-resume is 'always'"):
+        resolve_config({}, file)
+
+
+@pytest.mark.parametrize(
+    ("text", "seconds"), [("off", None), ("'off'", None), ("90s", 90), ("10min", 600), ("2h", 7200)]
+)
+def test_the_hang_timeout_is_a_time_or_off(tmp_path: Path, text: str, seconds: float | None) -> None:
+    file = tmp_path / "c.yaml"
+    file.write_text(f"hang_timeout: {text}\n")
+    assert resolve_config({}, file).hang_timeout_s == seconds and TrainerConfig().hang_timeout_s == 600
+
+
+@pytest.mark.parametrize("text", ["0", "10", "on", "''", "0min"])
+def test_another_hang_timeout_is_refused(tmp_path: Path, text: str) -> None:
+    file = tmp_path / "c.yaml"
+    file.write_text(f"hang_timeout: {text}\n")
+    with pytest.raises(UsageError, match="--hang-timeout"):
         resolve_config({}, file)
 
 

@@ -16,6 +16,7 @@ from xtuner.v1.config.parts import (
     FSDPConfig,
     LoraConfig,
     OptimizerName,
+    seconds_or_none,
     steps_or_seconds,
 )
 from xtuner.v1.config.rules import require_consistent
@@ -236,6 +237,13 @@ class TrainerConfig(Options):
     allow_data_change: bool = option(
         False, "Resume even though data, packing or batch are not those of the checkpoint.", group="Checkpoints"
     )
+    hang_timeout: str = option(
+        "10min",
+        "How long a rank may make no progress, beyond the time of five steps; then the stacks of all ranks go to "
+        "their logs and the run ends. Six times as long at the start, in exports and in saves; off waits for ever.",
+        group="Checkpoints",
+        unit="time or off",
+    )
     hf_interval: int | None = option(
         None, "Steps between exports of the model, besides the one at the end.", group="Output", unit="steps", ge=1
     )
@@ -276,6 +284,14 @@ class TrainerConfig(Options):
         text = str(value) if isinstance(value, int) else value
         if isinstance(text, str):
             steps_or_seconds(text)
+        return text
+
+    @field_validator("hang_timeout", mode="before")
+    @classmethod
+    def _time_or_off(cls, value: object) -> object:
+        text = "off" if value is False else value  # YAML reads the word so
+        if isinstance(text, str):
+            seconds_or_none(text)
         return text
 
     @field_validator("datasets", mode="before")
@@ -336,6 +352,11 @@ class TrainerConfig(Options):
     def checkpoint_every(self) -> tuple[int | None, float | None]:
         """Steps, or seconds, between checkpoints; neither of them without `checkpoint_interval`."""
         return steps_or_seconds(self.checkpoint_interval) if self.checkpoint_interval else (None, None)
+
+    @property
+    def hang_timeout_s(self) -> float | None:
+        """Seconds without progress after which a rank is taken for hung; None for never."""
+        return seconds_or_none(self.hang_timeout)
 
     @property
     def row_limit(self) -> int:

@@ -50,6 +50,7 @@ from xtuner.v1.train.rank_log import RankLog
 from xtuner.v1.train.run_start import start_beat, start_run
 from xtuner.v1.train.signals import die_with_parent, raise_on_stop_signals
 from xtuner.v1.train.trackers import Trackers
+from xtuner.v1.train.watchdog import COMPUTING, EXPORTING, FETCHING, RECORDING, SAVING, Watchdog
 
 # A run that fails waits this long for the save it has begun; torchrun leaves the other ranks 30 s.
 _LAST_SAVE_S = 20.0
@@ -90,6 +91,7 @@ class Trainer:
         )
         self.total_steps = config.total_step or (config.epoch_num or 1) * self._batches.steps_per_epoch()
         self._beat = start_beat(self.run_dir, self.total_steps) if self.ranks.is_first else None
+        self._watchdog = Watchdog(self.run_dir, self.ranks.rank, config.hang_timeout_s, on_hang=self._set_failed)
         require_same_everywhere(fingerprint, "the prepared data")
         require_same_everywhere(eval_data.fingerprint() if eval_data else "", "the prepared evaluation data")
         self._attention = _choose_attention(self.model, mesh, config)
@@ -115,6 +117,7 @@ class Trainer:
             exporter=self._exporter,
             steps_per_epoch=self._batches.steps_per_epoch(),
             total_steps=self.total_steps,
+            watchdog=self._watchdog,
             set_status=self._set_status,
             wants_stop=lambda: self._checkpoints.is_stopping,
         )
@@ -139,14 +142,17 @@ class Trainer:
         if self.step and self._evaluation.is_due and self._evaluation.ends_run_after(self.step):
             steps = range(0)
         for step in steps:
+            self._watchdog.reach(FETCHING, step)
             point("step")
             self._meter.begin()
             batch = self._batches.fetch(step)
             self._meter.batch_ready()
+            self._watchdog.reach(COMPUTING)
             lr = self._learning_rate(step)
             self.step = step
             with answer_out_of_memory(self.model, self.config, self._engine.device.type, step=step, batch=batch):
                 outcome = self._engine.train_step(batch, lr, self._checkpoints.wishes)
+            self._watchdog.reach(RECORDING)
             self._nonfinite.judge(step, outcome)
             values = self._meter.measure(batch, outcome, lr)
             self._log.step(step, self.total_steps, values)
@@ -155,10 +161,12 @@ class Trainer:
             if self._evaluation.ends_run_after(step):
                 break
             self._save_after(step, outcome)
+        self._watchdog.reach(EXPORTING)
         self._set_status(state="exporting")
         exported = self._exporter.export_latest(self.step)
         self._checkpoints.wait()
         wait_for_all()  # nobody leaves while the first rank still writes
+        self._watchdog.stop()
         self._set_status(state="finished", exit_code=0, message=self._evaluation.why_ended_early)
         self._close()
         return exported
@@ -170,6 +178,7 @@ class Trainer:
             StoppedAndSaved: the state after `step` is on disk.
             StoppedNotSaved: it could not be written.
         """
+        self._watchdog.reach(SAVING)
         save_wished, stop_wished = outcome.wishes
         stop_wished |= self._evaluation.is_due
         if step == self.total_steps and not self._evaluation.is_due:  # the export comes at once
@@ -211,6 +220,7 @@ class Trainer:
 
     def report_end(self, error: Exception) -> None:
         """Write into log and status that `error` ended the run; called on the rank that met it."""
+        self._watchdog.stop()
         is_stop = isinstance(error, StoppedAndSaved | StoppedNotSaved)
         if not is_stop:
             with suppress(Exception):  # a rank that is gone, or hangs: the error itself is still to be told
@@ -267,6 +277,9 @@ class Trainer:
     def _set_status(self, **changes: object) -> None:
         if self._beat:
             self._beat.update(**changes)
+
+    def _set_failed(self, message: str) -> None:
+        self._set_status(state="failed", exit_code=TrainingFailed.exit_code, message=message)
 
     def _refresh_index(self) -> None:
         """The index can always be rebuilt: a full disk here must not fail a run whose model is exported."""
