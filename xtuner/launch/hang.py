@@ -82,7 +82,7 @@ class HangWatch:
         message = hang_message(idle_s, found, self._run_dir)
         step = max(pulse.step for pulse in here.values())
         failure = RankFailure(
-            blamed.rank, step, time.time(), TrainingFailed.exit_code, message, HANG_HINT, traceback=""
+            blamed.rank, step, time.time(), TrainingFailed.exit_code, message, HANG_HINT, "", blamed.host
         )
         of_torchrun = [Path(blamed.error_file)] if blamed.error_file else []
         leave_note(failure, TrainingFailed.__name__, *of_torchrun, self._run_dir.failure_note(blamed.rank))

@@ -17,6 +17,7 @@ from xtuner.launch.job import Job
 from xtuner.launch.restarts import Restarts
 from xtuner.launch.stop_signals import StopSignals
 from xtuner.launch.survivors import Survivors
+from xtuner.run.failure import forget_failures
 from xtuner.run.supervision import SupervisionFile, supervise_here
 from xtuner.run.tail import FileTail
 
@@ -109,6 +110,8 @@ class _Launch:
         Raises:
             XTunerError: see `run_to_end`.
         """
+        if self._job.run_dir:
+            forget_failures(self._job.run_dir)  # of a launch before
         with self._job.torchrun_log.open("wb") as output:
             torchrun = self._start(output)
         is_running = True
@@ -162,7 +165,8 @@ class _Launch:
             )
         if self._restarts and self._restarts.error:
             return self._restarts.error
-        return explain_failure(self._attempts.newest or self._job.log_dir, self._job.read_torchrun_log())
+        attempt = self._attempts.newest or self._job.log_dir
+        return explain_failure(attempt, self._job.read_torchrun_log(), self._job.run_dir)
 
 
 def _behind_what_is_there(log: FileTail) -> FileTail:

@@ -3,7 +3,9 @@
 import json
 import os
 import re
+import shutil
 import signal
+import socket
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,7 +29,10 @@ _BROKEN_CONNECTION = (
 
 @dataclass(frozen=True)
 class RankFailure:
-    """One rank's end: `time` is seconds since the epoch, `step` 0 when it had not begun to train."""
+    """One rank's end: `time` is seconds since the epoch, `step` 0 when it had not begun to train.
+
+    `host` is the machine that it ran on; empty where that is not known.
+    """
 
     rank: int
     step: int
@@ -36,11 +41,22 @@ class RankFailure:
     message: str
     hint: str
     traceback: str
+    host: str = ""
 
     @property
     def is_consequence(self) -> bool:
         """Whether another rank's end explains this one."""
-        return self.exit_code == StoppedNotSaved.exit_code or any(sign in self.message for sign in _BROKEN_CONNECTION)
+        return self.exit_code == StoppedNotSaved.exit_code or is_broken_connection(self.message)
+
+    @property
+    def who(self) -> str:
+        """The rank in words, with its machine where that is another one."""
+        return f"rank {self.rank}" + (f" on {self.host}" if self.host not in ("", socket.gethostname()) else "")
+
+    @property
+    def sentence(self) -> str:
+        """What happened."""
+        return f"{self.who} failed {self.when}: {self.message}"
 
     @property
     def when(self) -> str:
@@ -51,6 +67,11 @@ class RankFailure:
     def traceback_end(self) -> str:
         """The last lines of the traceback, indented."""
         return "\n".join("  " + line for line in self.traceback.rstrip().splitlines()[-_TRACEBACK_LINES:])
+
+
+def is_broken_connection(message: str) -> bool:
+    """Whether an error says that a peer is gone: what it was, that one may have said."""
+    return any(sign in message for sign in _BROKEN_CONNECTION)
 
 
 def leave_note(failure: RankFailure, kind: str, *places: Path) -> None:
@@ -73,6 +94,7 @@ def leave_note(failure: RankFailure, kind: str, *places: Path) -> None:
         "exit_code": failure.exit_code,
         "message": failure.message,
         "hint": failure.hint,
+        "host": failure.host,
     }
     text = json.dumps({"message": {"message": f"{kind}: {failure.message}", "extraInfo": extra}})
     for place in places:
@@ -88,9 +110,26 @@ def read_failures(log_dir: Path) -> list[RankFailure]:
     return sorted(filter(None, map(_read, log_dir.rglob("error.json"))), key=lambda failure: failure.time)
 
 
-def first_failure(log_dir: Path) -> RankFailure | None:
-    """The rank that failed by itself first, as the notes under `log_dir` tell; else the first that failed at all."""
-    failures = read_failures(log_dir)
+def failures_of(attempt: Path | None, run_dir: RunDir | None) -> list[RankFailure]:
+    """The notes of an attempt, the oldest first: torchrun's, and those that ranks on other machines have left.
+
+    Args:
+        attempt: what torchrun keeps of it on this machine.
+        run_dir: has the notes of all machines that share its file system.
+    """
+    here = read_failures(attempt) if attempt else []
+    known = {failure.rank for failure in here}
+    elsewhere = read_failures(run_dir.failures) if run_dir else []
+    return sorted([*here, *(it for it in elsewhere if it.rank not in known)], key=lambda failure: failure.time)
+
+
+def forget_failures(run_dir: RunDir) -> None:
+    """Remove the notes of an attempt that is over, so that they are not taken for those of the next one."""
+    shutil.rmtree(run_dir.failures, ignore_errors=True)
+
+
+def first_failure(failures: list[RankFailure]) -> RankFailure | None:
+    """The rank that failed by itself first; else the first that failed at all."""
     causes = [failure for failure in failures if not failure.is_consequence]
     return next(iter(causes or failures), None)
 
@@ -166,6 +205,7 @@ def _read(path: Path) -> RankFailure | None:
             message=str(extra.get("message", message["message"])),
             hint=str(extra.get("hint", "")),
             traceback=str(extra["py_callstack"]),
+            host=str(extra.get("host", "")),
         )
     except (OSError, ValueError, KeyError, TypeError, RecursionError):
         return None

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from xtuner.run.facts import RunFacts, read_facts
-from xtuner.run.failure import KilledRank, RankFailure, first_failure, read_killed
+from xtuner.run.failure import KilledRank, RankFailure, failures_of, first_failure, read_killed
 from xtuner.run.logline import LogLine
 from xtuner.run.status import ALIVE_STATES
 from xtuner.run.store import RunStore
@@ -119,7 +119,7 @@ class Health:
         if not 0 <= now - self._looked_at < _LOOK_AGAIN_S:
             self._looked_at = now
             attempts = store.files.attempts[-1:]  # what failed before, torchrun has started again
-            self._failure = first_failure(attempts[0]) if attempts else None
+            self._failure = first_failure(failures_of(attempts[0] if attempts else None, store.files.run_dir))
             self._killed = read_killed(store.files.run_dir) if store.files.run_dir else None
         if store.state == "finished":
             return
@@ -289,9 +289,8 @@ class Health:
 
 
 def _failed(failure: RankFailure) -> Alert:
-    text = f"rank {failure.rank} failed {failure.when}: {failure.message}"
     hint = failure.hint or "fix what the last line of the traceback says, and start again"
-    return Alert("failed", CRITICAL, text, failure.traceback_end, hint, failure.rank, failure.step)
+    return Alert("failed", CRITICAL, failure.sentence, failure.traceback_end, hint, failure.rank, failure.step)
 
 
 def _last_loud(store: RunStore) -> str:

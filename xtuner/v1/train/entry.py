@@ -1,6 +1,7 @@
 """How a rank starts, fails and ends: one message, one exit code, and a note for whoever launched it."""
 
 import os
+import socket
 import sys
 import time
 import traceback
@@ -8,7 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import NoReturn
 
-from xtuner.errors import StoppedNotSaved, TrainingFailed, XTunerError
+from xtuner.errors import StoppedAndSaved, StoppedNotSaved, TrainingFailed, XTunerError
 from xtuner.run.failure import RankFailure, leave_note
 from xtuner.run.layout import RunDir
 from xtuner.run.text import describe_error
@@ -85,7 +86,9 @@ def _note_failure(error: Exception, step: int, run_dir: RunDir | None) -> None:
         message=str(error),
         hint=known.hint,
         traceback="".join(traceback.format_exception(error)),
+        host=socket.gethostname(),
     )
-    of_torchrun = os.environ.get("TORCHELASTIC_ERROR_FILE")
-    places = [Path(of_torchrun)] if of_torchrun else []
-    leave_note(failure, type(error).__name__, *places, *([run_dir.failure_note(failure.rank)] if run_dir else []))
+    places = [Path(path)] if (path := os.environ.get("TORCHELASTIC_ERROR_FILE")) else []
+    if run_dir and not isinstance(error, StoppedAndSaved):
+        places.append(run_dir.failure_note(failure.rank))
+    leave_note(failure, type(error).__name__, *places)

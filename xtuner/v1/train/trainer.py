@@ -12,6 +12,7 @@ from xtuner.data.report import report_lines
 from xtuner.errors import StoppedAndSaved, StoppedNotSaved, TrainingFailed, XTunerError
 from xtuner.preflight import check_inputs, prepare_evaluation_data, prepare_training_data
 from xtuner.run.checkpoints import Checkpoint
+from xtuner.run.failure import first_failure, is_broken_connection, read_failures
 from xtuner.run.faults import point
 from xtuner.run.index import rebuild_index
 from xtuner.v1.config import TrainerConfig
@@ -226,10 +227,15 @@ class Trainer:
             with suppress(Exception):  # a rank that is gone, or hangs: the error itself is still to be told
                 self._checkpoints.wait(_LAST_SAVE_S)
         exit_code = error.exit_code if isinstance(error, XTunerError) else TrainingFailed.exit_code
-        self._set_status(state="stopped" if is_stop else "failed", exit_code=exit_code, message=str(error))
+        self._set_status(state="stopped" if is_stop else "failed", exit_code=exit_code, message=self._cause(error))
         with suppress(OSError):  # the disk may be what failed; the error itself is still to be told
             self._log.error(f"step {self.step}: {type(error).__name__}: {error}")
         self._refresh_index()
+
+    def _cause(self, error: Exception) -> str:
+        """What ended the run: where this rank has only lost its connection, what the peer says that failed before."""
+        first = first_failure(read_failures(self.run_dir.failures)) if is_broken_connection(str(error)) else None
+        return first.sentence if first and not first.is_consequence else str(error)
 
     def _close(self) -> None:
         self._evaluation.close()

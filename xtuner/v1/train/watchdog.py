@@ -161,6 +161,7 @@ class Watchdog:
             message=hang_message(idle_s, found, self._run_dir),
             hint=HANG_HINT,
             traceback=self._stack() if blamed.rank == self._rank else "",
+            host=blamed.host,
         )
         of_torchrun = [Path(pulse.error_file)] if pulse.error_file else []
         leave_note(failure, TrainingFailed.__name__, *of_torchrun, self._run_dir.failure_note(self._rank))
