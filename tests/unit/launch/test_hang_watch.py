@@ -16,7 +16,7 @@ from xtuner.run.status import read_status, start_status, write_status
 
 # A rank that says how far it is, and then stands still: its thread too when it is stopped.
 RANK = """
-import faulthandler, os, signal, sys, time
+import ctypes, faulthandler, os, signal, sys, time
 from dataclasses import replace
 from pathlib import Path
 from xtuner.run.layout import RunDir
@@ -28,6 +28,8 @@ pulse = replace(own_pulse(0, 0.1), step=3, phase="save", patience_s=patience_s)
 for beat in range(1_000_000):
     write_pulse(run_dir, replace(pulse, num_beats=beat, progress=beat if "alive" in sys.argv else 7))
     time.sleep(0.05)
+    while beat == 5 and "held" in sys.argv:
+        ctypes.PyDLL(None).sleep(600)  # keeps the interpreter, until a signal comes and again after it
 """
 
 
@@ -73,6 +75,14 @@ def test_a_rank_that_stands_still_is_asked_for_its_stacks_and_ended(run_dir, sta
     status = read_status(run_dir)
     assert (status.state, status.exit_code) == ("failed", 6) and status.message in error.message
     watch.look()  # a pulse that is left says nothing
+
+
+def test_a_call_that_holds_the_interpreter_cannot_hide(run_dir, start):
+    process = start(0.2, "held")
+    watch = HangWatch(run_dir)
+    wait_for(lambda: watch.look() or process.poll() is not None)
+    assert "its process runs, but none of its Python threads does" in read_status(run_dir).message
+    assert 'File "<string>"' in run_dir.rank_log(0).read_text()  # written by the handler of the signal
 
 
 def test_a_rank_that_is_stopped_by_a_signal_is_named_so(run_dir, start):

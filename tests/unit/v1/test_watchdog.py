@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 
 import pytest
 from processes import wait_for
@@ -39,6 +40,7 @@ ACTIONS = {
     "dog.reach(RECORDING)\nwhile 'goes on by itself' not in said(): time.sleep(0.01)\ndog.stop()",
     "evaluate": "dog.reach(EVALUATING)\nfor batch in range(30): time.sleep(0.1); dog.tick()\n"
     "dog.reach(SAVING); time.sleep(3)\ndog.stop()",
+    "work": "print('still', flush=True)\nfor number in range(30): time.sleep(0.1); dog.reach(COMPUTING)\ndog.stop()",
     "off": "dog.reach(COMPUTING, 4); stand_still()",
 }
 
@@ -77,6 +79,15 @@ def test_it_goes_on_when_the_training_does(run_dir, what, timeout_s):
     process.communicate()
     assert process.returncode == 0 and not read_failures(run_dir.failures)
     assert ("it goes on by itself" in run_dir.rank_log(0).read_text()) == (what == "recover")
+
+
+def test_a_job_that_was_suspended_as_a_whole_goes_on(run_dir):
+    with _start(run_dir, "work", 1) as process:
+        assert process.stdout.readline() == "still\n"
+        process.send_signal(signal.SIGSTOP)
+        time.sleep(2.5)  # longer than the timeout
+        process.send_signal(signal.SIGCONT)
+    assert process.returncode == 0 and "no progress" not in run_dir.rank_log(0).read_text()
 
 
 def test_stacks_are_written_when_a_signal_asks_for_them_also_where_nothing_is_watched(run_dir):

@@ -38,6 +38,7 @@ _GRACE_BEATS = 2.5
 _LET_DUMP_S = 1.0
 _JOIN_S = 60.0
 STACKS_SIGNAL = signal.SIGUSR2
+_STDERR = 2
 
 
 class _Place(NamedTuple):
@@ -180,7 +181,7 @@ class Watchdog:
 
     def _say(self, text: str, level: str) -> None:
         line = (format_log(text, level, datetime.now(), self._rank) + "\n").encode("utf-8", "backslashreplace")
-        for descriptor in (self._log, sys.stderr.fileno()):
+        for descriptor in (self._log, _STDERR):
             try:
                 os.write(descriptor, line)
             except OSError:
