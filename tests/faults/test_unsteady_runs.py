@@ -67,7 +67,7 @@ def test_a_skipped_step_changes_nothing_and_is_remembered(server, options, tmp_p
     died = server.run(*arguments, fault="loss:rank=1:nth=2:nan;save.rename.post:rank=0:nth=2:SIGKILL")
     assert -signal.SIGKILL in died.codes
     ended = server.run(*arguments, "--auto-resume", fault="loss:rank=0:nth=2:nan")
-    assert set(ended.codes) == {6} and "1 steps were skipped before" in ended.output, ended.output
+    assert set(ended.codes) == {6} and "; 1 skipped before, as many as" in ended.output, ended.output
     done = server.run(*arguments, "--auto-resume")
     [died] = list_runs(tmp_path / "died")
     assert set(done.codes) == {0} and _weights(died) == _weights(whole), done.output
@@ -168,7 +168,7 @@ def test_the_launcher_ends_a_rank_that_cannot_end_itself(tmp_path):
 def test_long_evaluations_and_saves_are_waited_for(server, options, tmp_path, chats):
     """Each of them takes longer than the timeout, on one rank; that the same wait in a step is found, see above."""
     evaluation = ("--eval-dataset", chats, "--eval-interval", 3, "--eval-max-packs", 6)
-    batches = ";".join(f"eval.batch:rank=1:nth={number}:sleep=3" for number in (4, 5, 6))
-    faults = f"{batches};save.written:rank=1:nth=3:sleep=8"
+    batches = ";".join(f"eval.batch:rank=1:nth={number}:sleep=2" for number in (4, 5, 6))
+    faults = f"{batches};save.written:rank=1:nth=3:sleep=6"
     done = server.run(*options(tmp_path, *HANG, *evaluation), fault=faults)
     assert set(done.codes) == {0} and "no progress" not in done.output, done.output

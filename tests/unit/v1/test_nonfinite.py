@@ -99,5 +99,5 @@ def test_skips_are_counted_over_the_run_and_bounded(mesh, judge_of):
     assert "[WARNING] step 5 is skipped: " in first and "rank 0, packs 1 and 2 of 2: a.jsonl:0, " in first
     assert first.endswith("weights and optimizer are as before; skipped 2 of at most 3")
     assert "step 7 is skipped" in second and "(all losses are finite; rank 0: a.jsonl:0, " in second
-    with pytest.raises(TrainingFailed, match="3 steps were skipped before, as many as --max-nonfinite-skips allows"):
+    with pytest.raises(TrainingFailed, match="3 skipped before, as many as --max-nonfinite-skips allows"):
         steps.judge(9, _outcome(0))

@@ -64,7 +64,7 @@ class NonfiniteSteps:
         return f"!rank {self._rank}, {packs} {numbers} of {len(rows)}: {_shortened(bad_rows, _MAX_ROWS)}"
 
     def _end(self, found: str) -> TrainingFailed:
-        times = f"{self.num_skipped} steps were skipped before, as many as --max-nonfinite-skips allows; "
+        times = f"{self.num_skipped} skipped before, as many as --max-nonfinite-skips allows; "
         return TrainingFailed(
             f"{found}; {times if self._max_skips else ''}the weights were not updated",
             hint="lower --lr, or look at these rows"
