@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from xtuner.errors import StoppedAndSaved, TrainingFailed, XTunerError, error_for_exit_code
-from xtuner.run.failure import RankFailure, failures_of, find_killed, find_killed_before_restart
+from xtuner.run.failure import RankFailure, failures_of, find_killed, find_killed_before_restart, first_failure
 from xtuner.run.layout import RunDir
 from xtuner.run.status import read_status
 
@@ -18,15 +18,14 @@ def explain_failure(log_dir: Path, torchrun_output: str, run_dir: RunDir | None 
         torchrun_output: what torchrun itself printed; names the rank when that could leave no note (SIGKILL).
         run_dir: where ranks on other machines have left theirs.
     """
-    failures = failures_of(log_dir, run_dir)
-    causes = [failure for failure in failures if not failure.is_consequence]
-    if causes:
-        return _tell(causes[0], log_dir)
+    first = first_failure(failures_of(log_dir, run_dir))
+    if first and not first.is_consequence:
+        return _tell(first, log_dir)
     killed = _explain_silent_death(log_dir, torchrun_output)
     if killed:
         return killed
-    if failures:
-        return _tell(failures[0], log_dir)
+    if first:
+        return _tell(first, log_dir)
     last = torchrun_output.strip().splitlines()[-1:] or ["it printed nothing"]
     return TrainingFailed(f"torchrun failed: {last[0]}", hint=f"its output is in {log_dir}")
 

@@ -129,9 +129,13 @@ def forget_failures(run_dir: RunDir) -> None:
 
 
 def first_failure(failures: list[RankFailure]) -> RankFailure | None:
-    """The rank that failed by itself first; else the first that failed at all."""
-    causes = [failure for failure in failures if not failure.is_consequence]
-    return next(iter(causes or failures), None)
+    """The rank that failed by itself first; else the first that failed at all.
+
+    Of several notes about one rank, as others leave them when it hangs, the one that has its stack.
+    """
+    candidates = [failure for failure in failures if not failure.is_consequence] or failures
+    about_first = [failure for failure in candidates if failure.rank == candidates[0].rank]
+    return next((failure for failure in about_first if failure.traceback), next(iter(about_first), None))
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,7 @@ from xtuner.run.status import ALIVE_STATES, judge, read_status
 
 SCHEMA = 1
 # How long ranks may take to begin, on a machine whose processes cannot be looked at from here.
-_STARTS_WITHIN_S = 600.0
+STARTS_WITHIN_S = 600.0
 _KINDS: dict[str, tuple[type, ...]] = {
     "host": (str,),
     "pid": (int,),
@@ -131,7 +131,7 @@ def may_begin_again(run_dir: RunDir) -> bool:
         return False
     status = read_status(run_dir)
     last_sign = max(known.begun_at, status.heartbeat_at if status else 0.0)
-    return known.process.is_here or time.time() - last_sign < _STARTS_WITHIN_S
+    return known.process.is_here or time.time() - last_sign < STARTS_WITHIN_S
 
 
 def supervised_runs(path: Path) -> list[RunDir]:
@@ -146,4 +146,4 @@ def _goes_on(run_dir: RunDir) -> bool:
     if known.process.is_here:
         return True
     now = time.time()
-    return judge(read_status(run_dir), now) in ALIVE_STATES or now - known.begun_at < _STARTS_WITHIN_S
+    return judge(read_status(run_dir), now) in ALIVE_STATES or now - known.begun_at < STARTS_WITHIN_S

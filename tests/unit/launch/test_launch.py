@@ -4,6 +4,7 @@ import json
 import shlex
 import socket
 import subprocess
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -111,6 +112,16 @@ def test_the_cause_is_blamed_and_not_what_followed(tmp_path):
     _note(tmp_path, 2, message="it broke", time=0.9)
     error = explain_failure(tmp_path, SUMMARY)
     assert isinstance(error, TrainingFailed) and error.message.startswith("rank 2 failed in step 7: it broke")
+
+
+def test_of_a_rank_that_hung_its_own_note_is_told(tmp_path):
+    """The others blame it too, a moment earlier, and cannot know its stack."""
+    note = RankFailure(1, 7, 0.5, 6, "hung", "", "")
+    leave_note(note, "TrainingFailed", tmp_path / "0" / "error.json")
+    assert explain_failure(tmp_path, "").message == "rank 1 failed in step 7: hung"
+    own = replace(note, time=0.7, traceback="Traceback\n  x\n")
+    leave_note(own, "TrainingFailed", tmp_path / "1" / "error.json")
+    assert explain_failure(tmp_path, "").message == "rank 1 failed in step 7: hung\n  Traceback\n    x"
 
 
 def test_a_killed_rank_is_found_in_the_summary(tmp_path):
