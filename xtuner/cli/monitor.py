@@ -15,6 +15,7 @@ from xtuner.run.health import Alert
 from xtuner.run.layout import RunDir, find_runs, require_work_dir
 from xtuner.run.status import END_STATES, judge, read_status
 from xtuner.run.summary import NUM_RECENT_LOSSES, RunSummary, rank_logs, summarise, summarise_files
+from xtuner.run.supervision import may_begin_again
 from xtuner.run.tail import FileTail
 
 _POLL_S = 0.5
@@ -156,11 +157,16 @@ def _wait_for_run(work_dir: Path) -> RunDir:
 
 
 def _follow(run_dir: RunDir) -> str:
-    """Print the first rank's lines as they come, until the run ends; returns its state."""
+    """Print the first rank's lines as they come, until the run ends; returns its state.
+
+    Ranks that failed may be started again: then it has not ended before its launch says so.
+    """
     tail: FileTail | None = None
     seen_at = time.monotonic()
     while True:
-        state = judge(read_status(run_dir), time.time())  # before the look at the log, so that no line is missed
+        # In this order: a launch that has ended leaves its last status, and after that no line is missed.
+        is_over = not may_begin_again(run_dir)
+        state = judge(read_status(run_dir), time.time())
         if tail is None and (logs := rank_logs(run_dir)):
             tail = FileTail(logs[min(logs)])
         while tail and (lines := tail.read_lines()):
@@ -170,7 +176,7 @@ def _follow(run_dir: RunDir) -> str:
             seen_at = time.monotonic()
         elif time.monotonic() - seen_at > _GONE_AFTER_S:
             return "lost"
-        if state in (*END_STATES, "lost"):
+        if state == "finished" or (is_over and state in (*END_STATES, "lost")):
             return state
         time.sleep(_POLL_S)
 

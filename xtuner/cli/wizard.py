@@ -10,7 +10,7 @@ from xtuner.errors import UsageError
 from xtuner.language import _, speak
 from xtuner.launch.plan import LaunchPlan
 from xtuner.v1.config import TrainerConfig
-from xtuner.v1.config.flags import option_fields
+from xtuner.v1.config.flags import given_options
 from xtuner.v1.config.required import missing_flags, require_flags
 
 
@@ -69,8 +69,7 @@ def ask(plan: LaunchPlan, asking: Asking, given: Mapping[str, Any]) -> LaunchPla
     from xtuner.tui.wizard.inspection import Inspector
 
     speak(asking.language)
-    flags = [key for key, info in option_fields() if given.get(key.replace(".", "__")) not in (None, [])]
-    answers = Answers.of_config(plan.config, flags, given.get("nproc_per_node"))
+    answers = Answers.of_config(plan.config, given_options(given), given.get("nproc_per_node"))
     if asking.goes_on:
         answers = kept_answers().with_given(answers)
     hardware = find_hardware()

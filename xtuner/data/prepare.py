@@ -121,7 +121,8 @@ def prepare_data(
     selected = select(stores, ratios, request.seed)
     if not len(selected):
         raise DataError("the ratios of the data leave no row", hint="raise `ratio` in `datasets`")
-    return PreparedData(stores, selected, _plan(request, stores, selected, ratios, cache), ratios)
+    plan = _plan(request, stores, selected, ratios, cache)
+    return PreparedData(stores, selected, plan, ratios, [str(file.path) for file in files])
 
 
 def _open_stores(

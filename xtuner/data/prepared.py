@@ -29,12 +29,14 @@ class PreparedData:
             is used twice stands twice.
         plan: packs of places in `selected`.
         ratios: how often each store's rows are used.
+        paths: the file that each store was made of; none where rows have no files.
     """
 
     stores: list[TokenStore]
     selected: NDArray[np.int64]
     plan: PackPlan
     ratios: list[float] = field(default_factory=list)
+    paths: list[str] = field(default_factory=list)
 
     @property
     def num_packs(self) -> int:
@@ -57,13 +59,22 @@ class PreparedData:
 
     def sequence(self, index: int) -> TokenSequence:
         """One sequence by its place in all stores."""
-        store, inner = self._locate(index)
-        return store.sequence(inner)
+        number, inner = self._locate(index)
+        return self.stores[number].sequence(inner)
 
-    def _locate(self, index: int) -> tuple[TokenStore, int]:
-        for store in self.stores:
+    def rows_of_pack(self, index: int) -> list[str]:
+        """Where the rows of one pack stand: `chats.jsonl:17`."""
+        located = [self._locate(int(self.selected[place])) for place in self.plan.pack(index)]
+        return [f"{self._name(number)}:{self.stores[number].lines[inner]}" for number, inner in located]
+
+    def _name(self, number: int) -> str:
+        return self.paths[number] if self.paths else f"data {number}"
+
+    def _locate(self, index: int) -> tuple[int, int]:
+        """The number of a sequence's store, and its place in there."""
+        for number, store in enumerate(self.stores):
             if index < len(store):
-                return store, index
+                return number, index
             index -= len(store)
         raise IndexError(index)
 
@@ -71,7 +82,7 @@ class PreparedData:
         """Trained tokens of a pack; a sequence's first token is never a target, nothing predicts it."""
         members = self.selected[self.plan.pack(pack)]
         located = [self._locate(int(index)) for index in members]
-        return sum(int(store.num_targets[inner]) for store, inner in located)
+        return sum(int(self.stores[number].num_targets[inner]) for number, inner in located)
 
     def pack_cost(self, pack: int) -> float:
         """About how long a pack takes, in tokens of an endless stream of very short rows."""

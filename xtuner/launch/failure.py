@@ -3,12 +3,12 @@
 from pathlib import Path
 
 from xtuner.errors import StoppedAndSaved, TrainingFailed, XTunerError, error_for_exit_code
-from xtuner.run.failure import RankFailure, find_killed, find_killed_before_restart, read_failures
+from xtuner.run.failure import RankFailure, failures_of, find_killed, find_killed_before_restart, first_failure
 from xtuner.run.layout import RunDir
 from xtuner.run.status import read_status
 
 
-def explain_failure(log_dir: Path, torchrun_output: str) -> XTunerError:
+def explain_failure(log_dir: Path, torchrun_output: str, run_dir: RunDir | None = None) -> XTunerError:
     """The error to show for a failed launch: that of the rank that failed by itself, with its exit code.
 
     The others fail because of it: their connections break, or torchrun ends them. They are asked last.
@@ -16,16 +16,16 @@ def explain_failure(log_dir: Path, torchrun_output: str) -> XTunerError:
     Args:
         log_dir: the directory given to torchrun's `--log-dir`, or that of the attempt that is meant.
         torchrun_output: what torchrun itself printed; names the rank when that could leave no note (SIGKILL).
+        run_dir: where ranks on other machines have left theirs.
     """
-    failures = read_failures(log_dir)
-    causes = [failure for failure in failures if not failure.is_consequence]
-    if causes:
-        return _tell(causes[0], log_dir)
+    first = first_failure(failures_of(log_dir, run_dir))
+    if first and not first.is_consequence:
+        return _tell(first, log_dir)
     killed = _explain_silent_death(log_dir, torchrun_output)
     if killed:
         return killed
-    if failures:
-        return _tell(failures[0], log_dir)
+    if first:
+        return _tell(first, log_dir)
     last = torchrun_output.strip().splitlines()[-1:] or ["it printed nothing"]
     return TrainingFailed(f"torchrun failed: {last[0]}", hint=f"its output is in {log_dir}")
 
@@ -42,7 +42,7 @@ def _tell(failure: RankFailure, log_dir: Path) -> XTunerError:
     if failure.exit_code != TrainingFailed.exit_code:
         return error_for_exit_code(failure.exit_code, failure.message, hint=failure.hint)
     return TrainingFailed(
-        f"rank {failure.rank} failed {failure.when}: {failure.message}\n{failure.traceback_end}",
+        f"{failure.sentence}\n{failure.traceback_end}".rstrip(),
         hint=failure.hint or f"all output of the ranks is in {log_dir}",
     )
 

@@ -8,6 +8,7 @@ from xtuner.errors import TrainingFailed, XTunerError
 from xtuner.launch.failure import explain_failure, explain_stop
 from xtuner.launch.job import Job
 from xtuner.run.checkpoints import fault_of, list_checkpoints
+from xtuner.run.failure import forget_failures
 from xtuner.run.layout import RunDir
 
 MAX_WITHOUT_CHECKPOINT = 3
@@ -41,7 +42,8 @@ class Restarts:
         step = newest_step(self._run_dir)
         self._num_fruitless = 1 if step > self._saved_step else self._num_fruitless + 1
         self._saved_step = step
-        cause = explain_failure(before, self._job.read_torchrun_log())
+        cause = explain_failure(before, self._job.read_torchrun_log(), self._run_dir)
+        forget_failures(self._run_dir)  # long before the new ranks can leave any
         self.error = self._why_not(cause)
         if self.error is None:
             origin = f"the checkpoint of step {step}" if step else "the beginning, as there is no checkpoint yet"

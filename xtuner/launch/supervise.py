@@ -12,10 +12,12 @@ from typing import BinaryIO
 from xtuner.errors import EnvironmentFault, StoppedNotSaved, TrainingFailed, XTunerError
 from xtuner.launch.attempts import Attempts
 from xtuner.launch.failure import explain_failure, explain_stop
+from xtuner.launch.hang import HangWatch
 from xtuner.launch.job import Job
 from xtuner.launch.restarts import Restarts
 from xtuner.launch.stop_signals import StopSignals
 from xtuner.launch.survivors import Survivors
+from xtuner.run.failure import forget_failures
 from xtuner.run.supervision import SupervisionFile, supervise_here
 from xtuner.run.tail import FileTail
 
@@ -99,6 +101,7 @@ class _Launch:
         self._attempts = Attempts(job)
         self._survivors = Survivors(job)
         self._log = _behind_what_is_there(FileTail(job.run_dir.rank_log(0))) if job.run_dir and on_line else None
+        self._hang_watch = HangWatch(job.run_dir) if job.run_dir else None
         self._restarts = Restarts(job, job.run_dir, say) if job.run_dir else None
 
     def run(self) -> None:
@@ -107,6 +110,8 @@ class _Launch:
         Raises:
             XTunerError: see `run_to_end`.
         """
+        if self._job.run_dir:
+            forget_failures(self._job.run_dir)  # of a launch before
         with self._job.torchrun_log.open("wb") as output:
             torchrun = self._start(output)
         is_running = True
@@ -117,6 +122,8 @@ class _Launch:
                 if self._restarts and self._restarts.error:
                     self._signals.end(torchrun)
                 self._signals.pass_on(torchrun)
+                if self._hang_watch:
+                    self._hang_watch.look()
                 if not self._signals.received:
                     self._survivors.look(torchrun.pid, self._attempts.newest)
                 time.sleep(_POLL_S)
@@ -158,7 +165,8 @@ class _Launch:
             )
         if self._restarts and self._restarts.error:
             return self._restarts.error
-        return explain_failure(self._attempts.newest or self._job.log_dir, self._job.read_torchrun_log())
+        attempt = self._attempts.newest or self._job.log_dir
+        return explain_failure(attempt, self._job.read_torchrun_log(), self._job.run_dir)
 
 
 def _behind_what_is_there(log: FileTail) -> FileTail:

@@ -3,7 +3,9 @@
 import json
 import os
 import re
+import shutil
 import signal
+import socket
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,7 +29,10 @@ _BROKEN_CONNECTION = (
 
 @dataclass(frozen=True)
 class RankFailure:
-    """One rank's end: `time` is seconds since the epoch, `step` 0 when it had not begun to train."""
+    """One rank's end: `time` is seconds since the epoch, `step` 0 when it had not begun to train.
+
+    `host` is the machine that it ran on; empty where that is not known.
+    """
 
     rank: int
     step: int
@@ -36,11 +41,22 @@ class RankFailure:
     message: str
     hint: str
     traceback: str
+    host: str = ""
 
     @property
     def is_consequence(self) -> bool:
         """Whether another rank's end explains this one."""
-        return self.exit_code == StoppedNotSaved.exit_code or any(sign in self.message for sign in _BROKEN_CONNECTION)
+        return self.exit_code == StoppedNotSaved.exit_code or is_broken_connection(self.message)
+
+    @property
+    def who(self) -> str:
+        """The rank in words, with its machine where that is another one."""
+        return f"rank {self.rank}" + (f" on {self.host}" if self.host not in ("", socket.gethostname()) else "")
+
+    @property
+    def sentence(self) -> str:
+        """What happened."""
+        return f"{self.who} failed {self.when}: {self.message}"
 
     @property
     def when(self) -> str:
@@ -53,16 +69,73 @@ class RankFailure:
         return "\n".join("  " + line for line in self.traceback.rstrip().splitlines()[-_TRACEBACK_LINES:])
 
 
+def is_broken_connection(message: str) -> bool:
+    """Whether an error says that a peer is gone: what it was, that one may have said."""
+    return any(sign in message for sign in _BROKEN_CONNECTION)
+
+
+def leave_note(failure: RankFailure, kind: str, *places: Path) -> None:
+    """Write down why a rank failed, where others look for it; a place that cannot be written is left out.
+
+    The layout is torchelastic's (torch/distributed/elastic/multiprocessing/errors/error_handler.py), whose summary
+    shows it, with what `xtuner sft` needs besides.
+
+    Args:
+        failure: of the rank.
+        kind: the name of the error's class.
+        places: files.
+    """
+    extra = {
+        "py_callstack": failure.traceback,
+        "timestamp": str(int(failure.time)),
+        "time": failure.time,
+        "rank": failure.rank,
+        "step": failure.step,
+        "exit_code": failure.exit_code,
+        "message": failure.message,
+        "hint": failure.hint,
+        "host": failure.host,
+    }
+    text = json.dumps({"message": {"message": f"{kind}: {failure.message}", "extraInfo": extra}})
+    for place in places:
+        try:
+            place.parent.mkdir(parents=True, exist_ok=True)
+            place.write_text(text, encoding="utf-8")
+        except OSError:
+            pass  # the message on stderr still stands
+
+
 def read_failures(log_dir: Path) -> list[RankFailure]:
     """The notes under `log_dir`, a directory given to torchrun's `--log-dir` or a part of it, the oldest first."""
     return sorted(filter(None, map(_read, log_dir.rglob("error.json"))), key=lambda failure: failure.time)
 
 
-def first_failure(log_dir: Path) -> RankFailure | None:
-    """The rank that failed by itself first, as the notes under `log_dir` tell; else the first that failed at all."""
-    failures = read_failures(log_dir)
-    causes = [failure for failure in failures if not failure.is_consequence]
-    return next(iter(causes or failures), None)
+def failures_of(attempt: Path | None, run_dir: RunDir | None) -> list[RankFailure]:
+    """The notes of an attempt, the oldest first: torchrun's, and those that ranks on other machines have left.
+
+    Args:
+        attempt: what torchrun keeps of it on this machine.
+        run_dir: has the notes of all machines that share its file system.
+    """
+    here = read_failures(attempt) if attempt else []
+    known = {failure.rank for failure in here}
+    elsewhere = read_failures(run_dir.failures) if run_dir else []
+    return sorted([*here, *(it for it in elsewhere if it.rank not in known)], key=lambda failure: failure.time)
+
+
+def forget_failures(run_dir: RunDir) -> None:
+    """Remove the notes of an attempt that is over, so that they are not taken for those of the next one."""
+    shutil.rmtree(run_dir.failures, ignore_errors=True)
+
+
+def first_failure(failures: list[RankFailure]) -> RankFailure | None:
+    """The rank that failed by itself first; else the first that failed at all.
+
+    Of several notes about one rank, as others leave them when it hangs, the one that has its stack.
+    """
+    candidates = [failure for failure in failures if not failure.is_consequence] or failures
+    about_first = [failure for failure in candidates if failure.rank == candidates[0].rank]
+    return next((failure for failure in about_first if failure.traceback), next(iter(about_first), None))
 
 
 @dataclass(frozen=True)
@@ -136,6 +209,7 @@ def _read(path: Path) -> RankFailure | None:
             message=str(extra.get("message", message["message"])),
             hint=str(extra.get("hint", "")),
             traceback=str(extra["py_callstack"]),
+            host=str(extra.get("host", "")),
         )
     except (OSError, ValueError, KeyError, TypeError, RecursionError):
         return None

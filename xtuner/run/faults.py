@@ -50,12 +50,25 @@ def point(name: str) -> None:
     Raises:
         OSError: the variable asks for it.
     """
+    for action in _due(name):
+        _act(action)
+
+
+def is_poisoned(name: str) -> bool:
+    """Whether what is computed at the point `name` is to be no number: the action `nan`."""
+    return "nan" in _due(name)
+
+
+def _due(name: str) -> list[str]:
+    """The actions of a point that is reached now."""
+    actions = []
     for fault in _FAULTS:
         is_here = fault.rank is None or str(fault.rank) == os.environ.get("RANK", "0")
         if fault.name == name and is_here:
             fault.num_seen += 1
             if fault.num_seen == fault.nth:
-                _act(fault.action)
+                actions.append(fault.action)
+    return actions
 
 
 def _act(action: str) -> None:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from xtuner.run.facts import RunFacts, read_facts
-from xtuner.run.failure import KilledRank, RankFailure, first_failure, read_killed
+from xtuner.run.failure import KilledRank, RankFailure, failures_of, first_failure, read_killed
 from xtuner.run.logline import LogLine
 from xtuner.run.status import ALIVE_STATES
 from xtuner.run.store import RunStore
@@ -124,7 +124,7 @@ class Health:
         if not 0 <= now - self._looked_at < _LOOK_AGAIN_S:
             self._looked_at = now
             attempts = store.files.attempts[-1:]  # what failed before, torchrun has started again
-            self._failure = first_failure(attempts[0]) if attempts else None
+            self._failure = first_failure(failures_of(attempts[0] if attempts else None, store.files.run_dir))
             self._killed = read_killed(store.files.run_dir) if store.files.run_dir else None
         if store.state == "finished":
             return
@@ -149,10 +149,13 @@ class Health:
         store, key = self._store, self._store.loss_key
         if key is None:
             return
+        skipped = self._recently_skipped()
+        if skipped:
+            yield self._skipped(skipped[-1])
         for number, rank in sorted(store.ranks.items()):
             series = rank.series.get(key)
             bad = series.last_bad() if series else None
-            if series and bad and bad[0] >= series.samples(-NUM_RECENT)[0][0]:
+            if series and bad and bad[0] not in skipped and bad[0] >= series.samples(-NUM_RECENT)[0][0]:
                 text = f"{key} of rank {number} is {bad[1]} in step {bad[0]:.0f}"
                 hint = "stop the run; try a lower --lr, look at the rows of this step, train in float32"
                 yield Alert("loss-nan", CRITICAL, text, _quote(key, bad), hint, number, int(bad[0]))
@@ -167,6 +170,19 @@ class Health:
         first = losses.samples(0, 1) if losses else None
         if first and first[0] and first[0][0] <= 1:
             yield from self._find_random_weights(key, first[1][0])
+
+    def _recently_skipped(self) -> list[float]:
+        """The newest steps that updated nothing, which `--on-nonfinite skip` permits; their NaN is no news."""
+        series = self._store.series(min(self._store.ranks), "skipped")
+        steps = series.samples(-NUM_RECENT)[0] if series else []
+        return [step for step in steps if step > self._store.step - NUM_RECENT]
+
+    def _skipped(self, step: float) -> Alert:
+        text = f"step {step:.0f} was skipped: its loss or gradient was not finite"
+        said = (line.content for line in reversed(self._store.loud) if isinstance(line.content, LogLine))
+        evidence = next((line.text for line in said if line.text.startswith(f"step {step:.0f} is skipped")), "")
+        hint = "the log names its rows; with more such steps, lower --lr or look at the data"
+        return Alert("skipped", WARNING, text, evidence[:_MAX_EVIDENCE_CHARS], hint, step=int(step))
 
     def _find_random_weights(self, key: str, loss: float) -> Iterator[Alert]:
         vocab_size = self._facts.vocab_size
@@ -278,9 +294,8 @@ class Health:
 
 
 def _failed(failure: RankFailure) -> Alert:
-    text = f"rank {failure.rank} failed {failure.when}: {failure.message}"
     hint = failure.hint or "fix what the last line of the traceback says, and start again"
-    return Alert("failed", CRITICAL, text, failure.traceback_end, hint, failure.rank, failure.step)
+    return Alert("failed", CRITICAL, failure.sentence, failure.traceback_end, hint, failure.rank, failure.step)
 
 
 def _last_loud(store: RunStore) -> str:

@@ -5,7 +5,9 @@ WORK_DIR/
   20251129-143012-3f9a/         one run
     run.json config.json status.json exports.json
     supervisor.json             runs of xtuner sft: which process looks after it, how it ended
+    pulses/rank0.json           how far a rank has come, see run/pulse.py
     logs/rank0.log              one text log a rank; logs/attempt_0/: what torchrun captured
+    logs/failures/0/error.json  why a rank failed, as torchrun gets told on its machine
     metrics/rank0.jsonl         the same records with full precision
     checkpoints/                what a resumed run begins from, see run/checkpoints.py
     hf-100/, hf-latest -> hf-100
@@ -118,6 +120,24 @@ class RunDir:
     def rank_metrics(self, rank: int) -> Path:
         """The metrics records of a rank."""
         return self.metrics / f"rank{rank}.jsonl"
+
+    @property
+    def pulses(self) -> Path:
+        """How far the ranks have come, one file each."""
+        return self.path / "pulses"
+
+    def pulse(self, rank: int) -> Path:
+        """How far a rank has come."""
+        return self.pulses / f"rank{rank}.json"
+
+    @property
+    def failures(self) -> Path:
+        """Why ranks of the last attempt failed, on any machine."""
+        return self.logs / "failures"
+
+    def failure_note(self, rank: int) -> Path:
+        """Why a rank failed."""
+        return self.failures / str(rank) / "error.json"
 
     @property
     def eval_metrics(self) -> Path:

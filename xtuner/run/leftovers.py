@@ -7,6 +7,7 @@ import time
 from pathlib import Path
 
 from xtuner.run.checkpoints import remove_leftovers
+from xtuner.run.failure import forget_failures
 from xtuner.run.layout import RunDir
 from xtuner.run.trash import empty_trash, list_named
 
@@ -24,6 +25,8 @@ def clear_run(run_dir: RunDir) -> None:
     An export that was to be replaced by a new one of its step, and was not, gets its name back.
     """
     remove_leftovers(run_dir)
+    shutil.rmtree(run_dir.pulses, ignore_errors=True)
+    forget_failures(run_dir)
     for old in list_named(run_dir.path, ".old-"):
         final = old.with_name(old.name.removeprefix(".old-"))
         if final.exists():

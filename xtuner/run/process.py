@@ -79,6 +79,14 @@ def parent_of(pid: int) -> int | None:
     return int(said) if said.isdigit() else None
 
 
+def state_of(pid: int) -> str:
+    """The state of a process on this machine, as the letter that proc(5) and ps(1) give; empty without a process."""
+    if _BOOT_ID.exists():
+        fields = _stat(pid)
+        return fields[0].decode("ascii", "replace") if fields else ""
+    return _ask_ps("state=", pid)[:1]
+
+
 def _birth(pid: int) -> str:
     """When the process of that number began; empty where there is none that runs."""
     if pid <= 0:  # means process groups to kill(2)

@@ -74,6 +74,17 @@ def read_status(run_dir: RunDir) -> Status | None:
     return None
 
 
+def mark_failed(run_dir: RunDir, message: str, exit_code: int) -> None:
+    """Let the status of a run whose first rank cannot say it any more be `failed`.
+
+    Raises:
+        OSError: the old status is still there.
+    """
+    status = read_status(run_dir)
+    if status and status.state in ALIVE_STATES:
+        write_status(run_dir, replace(status, state="failed", exit_code=exit_code, message=message))
+
+
 def judge(status: Status | None, now: float) -> str:
     """The state as a reader should show it: `lost` when a run that says it is alive is not.
 

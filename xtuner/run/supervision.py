@@ -16,7 +16,7 @@ from xtuner.run.status import ALIVE_STATES, judge, read_status
 
 SCHEMA = 1
 # How long ranks may take to begin, on a machine whose processes cannot be looked at from here.
-_STARTS_WITHIN_S = 600.0
+STARTS_WITHIN_S = 600.0
 _KINDS: dict[str, tuple[type, ...]] = {
     "host": (str,),
     "pid": (int,),
@@ -121,6 +121,19 @@ def _read(home: RunDir) -> Supervision | None:
     return None
 
 
+def may_begin_again(run_dir: RunDir) -> bool:
+    """Whether the ranks of a run that have ended may be started again: its launch has not said how it ended.
+
+    A supervising process on another machine is believed for as long as ranks may take to begin.
+    """
+    known = read_supervision(run_dir)
+    if known is None or known.is_over:
+        return False
+    status = read_status(run_dir)
+    last_sign = max(known.begun_at, status.heartbeat_at if status else 0.0)
+    return known.process.is_here or time.time() - last_sign < STARTS_WITHIN_S
+
+
 def supervised_runs(path: Path) -> list[RunDir]:
     """The runs behind `path`, a work dir or a run directory, whose launch has not ended, oldest first."""
     return [run_dir for run_dir in find_runs(path) if _goes_on(run_dir)]
@@ -133,4 +146,4 @@ def _goes_on(run_dir: RunDir) -> bool:
     if known.process.is_here:
         return True
     now = time.time()
-    return judge(read_status(run_dir), now) in ALIVE_STATES or now - known.begun_at < _STARTS_WITHIN_S
+    return judge(read_status(run_dir), now) in ALIVE_STATES or now - known.begun_at < STARTS_WITHIN_S

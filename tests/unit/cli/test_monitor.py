@@ -22,6 +22,7 @@ from xtuner.run.layout import RunDir
 from xtuner.run.logline import StepLine, format_log, format_step
 from xtuner.run.status import start_status, write_status
 from xtuner.run.summary import RunSummary
+from xtuner.run.supervision import supervise_here
 
 NOW = datetime(2025, 8, 29, 9, 17, 51)
 
@@ -157,6 +158,33 @@ def test_following_prints_lines_as_they_come_until_the_end(monitor, tmp_path):
     assert shown[3].endswith("exported to \\x1b[2J") and len(shown) == 4
     assert "waiting" in err and "following" in err
     assert err.splitlines()[-1].startswith("the run is finished at step 3/100, loss 1.500, after 0:00:0")
+
+
+def test_following_goes_on_while_failed_ranks_are_started_again(monitor, tmp_path):
+    """`--max-restarts`: between two attempts the status says `failed`, or is that of a process that was killed."""
+    run = RunDir.create(tmp_path)
+    launch = supervise_here(run, is_detached=True)
+    append(run, step_line(1))
+    set_state(run, "failed", exit_code=6)
+    followed = threading.Event()
+
+    def go_on():
+        followed.wait()
+        for step, state in ((2, "running"), (3, "lost"), (4, "failed"), (5, "finished")):
+            append(run, step_line(step))
+            set_state(
+                run, "running" if state == "lost" else state, heartbeat_at=0.0 if state == "lost" else time.time()
+            )
+            time.sleep(0.05)
+        launch.update(exit_code=0)
+
+    training = threading.Thread(target=go_on)
+    training.start()
+    threading.Timer(0.2, followed.set).start()  # it has seen the first attempt fail
+    code, out, err = monitor(run.path)
+    training.join()
+    assert (code, out.splitlines()) == (0, [step_line(step) for step in range(1, 6)])
+    assert err.splitlines()[-1].startswith("the run is finished at step 5/100")
 
 
 def test_the_closing_line_says_why(monitor, tmp_path):

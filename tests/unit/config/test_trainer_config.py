@@ -6,11 +6,12 @@ import sys
 from pathlib import Path
 
 import pytest
+import typer
 
 from xtuner.errors import UsageError
 from xtuner.v1.config import DatasetConfig, FSDPConfig, LoraConfig, TrainerConfig
 from xtuner.v1.config.files import resolve_config
-from xtuner.v1.config.flags import flag_names, flags_of
+from xtuner.v1.config.flags import flag_names, flags_of, given_options, shorthand_names, with_flags
 
 PUBLIC_FLAGS = [
     "--load-from",
@@ -43,6 +44,8 @@ PUBLIC_FLAGS = [
     "--loss-chunk-size",
     "--z-loss",
     "--max-grad-norm",
+    "--on-nonfinite",
+    "--max-nonfinite-skips",
     "--attention",
     "--sp-size",
     "--tp-size",
@@ -72,6 +75,7 @@ PUBLIC_FLAGS = [
     "--async-checkpoint",
     "--resume",
     "--allow-data-change",
+    "--hang-timeout",
     "--hf-interval",
     "--hf-max-keep",
     "--report-to",
@@ -79,7 +83,7 @@ PUBLIC_FLAGS = [
 
 
 def test_public_flags_are_these_and_no_others() -> None:
-    assert flag_names() == PUBLIC_FLAGS
+    assert flag_names() == PUBLIC_FLAGS and shorthand_names() == ["--auto-resume"]
 
 
 def test_defaults_are_those_of_the_design() -> None:
@@ -192,6 +196,58 @@ def test_flags_give_back_the_config() -> None:
         [sys.executable, "-c", program, *flags_of(config)], capture_output=True, text=True, check=True
     ).stdout
     assert TrainerConfig.model_validate(json.loads(printed)) == config
+
+
+def _parsed(*arguments: object) -> TrainerConfig:
+    """What a command line with training flags gets."""
+    caught: list[TrainerConfig] = []
+    app = typer.Typer(add_completion=False)
+    app.command()(with_flags(caught.append))
+    app(map(str, arguments), standalone_mode=False)
+    return caught[0]
+
+
+def test_auto_resume_is_a_word_for_resume_auto(tmp_path: Path) -> None:
+    yes, no, none = tmp_path / "yes.yaml", tmp_path / "no.yaml", tmp_path / "none.yaml"
+    yes.write_text("auto-resume: true\n")
+    no.write_text("auto_resume: false\nresume: some/run\n")
+    none.write_text("resume: none\n")
+    assert _parsed().resume == "none" and _parsed("--auto-resume").resume == "auto"
+    assert _parsed("--auto-resume", "--resume", "auto") == _parsed("--config", yes) == TrainerConfig(resume="auto")
+    assert _parsed("--config", no).resume == "some/run"
+    # The command line wins over the file, whichever of the two has the shorthand.
+    assert _parsed("--config", none, "--auto-resume").resume == "auto"
+    assert _parsed("--config", yes, "--resume", "none").resume == "none"
+    assert flags_of(_parsed("--auto-resume")) == ["--resume=auto"]
+    assert given_options({"auto_resume": True, "resume": None, "dataset": []}) == ["resume"]
+
+
+def test_auto_resume_beside_another_value_is_refused(tmp_path: Path) -> None:
+    for value in ("none", "some/run"):
+        with pytest.raises(UsageError, match=f"--auto-resume and --resume {value} are both given") as caught:
+            _parsed("--resume", value, "--auto-resume")
+        assert "--resume auto" in caught.value.hint
+    file = tmp_path / "c.yaml"
+    file.write_text("auto_resume: always\n")
+    with pytest.raises(UsageError, match="--auto-resume is 'always'"):
+        resolve_config({}, file)
+
+
+@pytest.mark.parametrize(
+    ("text", "seconds"), [("off", None), ("'off'", None), ("90s", 90), ("10min", 600), ("2h", 7200)]
+)
+def test_the_hang_timeout_is_a_time_or_off(tmp_path: Path, text: str, seconds: float | None) -> None:
+    file = tmp_path / "c.yaml"
+    file.write_text(f"hang_timeout: {text}\n")
+    assert resolve_config({}, file).hang_timeout_s == seconds and TrainerConfig().hang_timeout_s == 600
+
+
+@pytest.mark.parametrize("text", ["0", "10", "on", "''", "0min"])
+def test_another_hang_timeout_is_refused(tmp_path: Path, text: str) -> None:
+    file = tmp_path / "c.yaml"
+    file.write_text(f"hang_timeout: {text}\n")
+    with pytest.raises(UsageError, match="--hang-timeout"):
+        resolve_config({}, file)
 
 
 def test_data_comes_from_flags_and_files_together(tmp_path: Path) -> None:

@@ -86,6 +86,8 @@ def test_several_files_of_several_formats_with_shares(prepare: Prepare, tmp_path
     specs = [SourceSpec(str(chats), 0.5), SourceSpec(str(alpaca), 2.3), SourceSpec(str(text), 1, "text")]
     data = prepare(*specs)
     assert [store.notes["format"] for store in data.stores] == ["messages", "alpaca", "text"]
+    rows = {row for pack in range(data.num_packs) for row in data.rows_of_pack(pack)}
+    assert {f"{alpaca}:{line}" for line in range(1, 11)} < rows and f"{text}:4" in rows and len(rows) == 5 + 10 + 4
     used = np.bincount(data.selected, minlength=24)
     assert sorted(used[:10]) == [0] * 5 + [1] * 5 and sorted(used[10:20]) == [2] * 7 + [3] * 3 and set(used[20:]) == {1}
     assert data.counts.rows == data.counts.sequences == 24  # before shares

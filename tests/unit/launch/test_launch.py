@@ -4,6 +4,7 @@ import json
 import shlex
 import socket
 import subprocess
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -16,6 +17,7 @@ from xtuner.launch.failure import explain_failure
 from xtuner.launch.job import Job, read_job, write_job
 from xtuner.launch.plan import LaunchPlan, sft_command, torchrun_command
 from xtuner.launch.ports import check_endpoint
+from xtuner.run.failure import RankFailure, failures_of, first_failure, forget_failures, leave_note
 from xtuner.run.layout import RunDir
 from xtuner.v1.config import TrainerConfig
 
@@ -112,6 +114,16 @@ def test_the_cause_is_blamed_and_not_what_followed(tmp_path):
     assert isinstance(error, TrainingFailed) and error.message.startswith("rank 2 failed in step 7: it broke")
 
 
+def test_of_a_rank_that_hung_its_own_note_is_told(tmp_path):
+    """The others blame it too, a moment earlier, and cannot know its stack."""
+    note = RankFailure(1, 7, 0.5, 6, "hung", "", "")
+    leave_note(note, "TrainingFailed", tmp_path / "0" / "error.json")
+    assert explain_failure(tmp_path, "").message == "rank 1 failed in step 7: hung"
+    own = replace(note, time=0.7, traceback="Traceback\n  x\n")
+    leave_note(own, "TrainingFailed", tmp_path / "1" / "error.json")
+    assert explain_failure(tmp_path, "").message == "rank 1 failed in step 7: hung\n  Traceback\n    x"
+
+
 def test_a_killed_rank_is_found_in_the_summary(tmp_path):
     _note(tmp_path, 0, message="Connection closed by peer [127.0.0.1]")
     error = explain_failure(tmp_path, SUMMARY)
@@ -129,6 +141,27 @@ def test_a_users_mistake_keeps_its_class_and_hint(tmp_path):
     _note(tmp_path, 1, message="d.jsonl:3: bad", exit_code=4, hint="mend it")
     error = explain_failure(tmp_path, "")
     assert isinstance(error, DataError) and (error.message, error.hint) == ("d.jsonl:3: bad", "mend it")
+
+
+def test_a_rank_of_another_machine_is_blamed_where_its_note_lies(tmp_path):
+    """Here its machine's torchrun has no note of it; what the ranks here met is the end of their connection."""
+    run_dir = RunDir.create(tmp_path / "w")
+    log_dir = tmp_path / "torchrun"
+    _note(log_dir, 0, message="Connection closed by peer [10.0.0.2]", time=9.0)
+    lost = explain_failure(log_dir, "", run_dir)
+    assert lost.message.startswith("rank 0 failed in step 7: Connection closed by peer")
+    there = RankFailure(2, 7, 99.0, 6, "it broke", "mend it", "Traceback\n  x\n", "node-b")  # a clock that is ahead
+    here = RankFailure(0, 7, 1.0, 6, "an older note of the same rank", "", "", socket.gethostname())
+    for failure in (there, here):
+        leave_note(failure, "ValueError", run_dir.failure_note(failure.rank))
+    error = explain_failure(log_dir, "", run_dir)
+    assert (
+        error.message == "rank 2 on node-b failed in step 7: it broke\n  Traceback\n    x" and error.hint == "mend it"
+    )
+    alert = first_failure(failures_of(log_dir, run_dir))
+    assert alert == there and here.who == "rank 0"
+    forget_failures(run_dir)
+    assert explain_failure(log_dir, "", run_dir).message == lost.message
 
 
 def test_no_notes_and_no_summary(tmp_path):

@@ -7,6 +7,8 @@ import sys
 
 import pytest
 
+from xtuner.run import faults
+
 _PROGRAM = """
 from xtuner.run.faults import point
 for _ in range(3):
@@ -49,6 +51,15 @@ def test_errors_of_the_disk(name):
     num_passed, _, stderr = _run(f"save:nth=2:{name}")
     assert num_passed == 1
     assert os.strerror(getattr(errno, name.upper())) in stderr
+
+
+def test_a_value_that_is_no_number_is_asked_for_by_whoever_computes_it():
+    faults.arm("loss:nth=2:nan")
+    try:
+        assert [faults.is_poisoned("loss") for _ in range(3)] == [False, True, False]
+    finally:
+        faults.arm("")
+    assert not faults.is_poisoned("loss")
 
 
 def test_a_process_that_was_forked_is_armed_by_a_call():

@@ -14,6 +14,7 @@ from xtuner.run.feed import Feed
 from xtuner.run.health import Health
 from xtuner.run.layout import RunDir
 from xtuner.run.logline import StepLine, format_log, format_step
+from xtuner.run.metrics import MetricsWriter
 from xtuner.run.status import start_status, write_status
 from xtuner.run.store import RunStore
 
@@ -91,6 +92,22 @@ def test_a_loss_that_is_no_number(scene, bad):
     assert alert.evidence == f"step 30: reduced_llm_loss {bad}" and "--lr" in alert.hint
     scene.step(range(31, 60), num_ranks=2)
     assert "loss-nan" not in scene.alerts(), "it is over"
+
+
+def test_a_step_that_was_skipped_is_told_apart(scene):
+    """`--on-nonfinite skip`: the metrics files say which steps; their NaN is no reason to stop the run."""
+    writer = MetricsWriter(scene.run.rank_metrics(0))
+    for step in range(1, 40):
+        bad = {"reduced_llm_loss": math.nan, "skipped": 1.0} if step in (30, 32) else {}
+        position = {"step": step, "total_steps": 10_000, "timestamp": scene.now}
+        writer.write({**position, **numbers(step), **bad, **({"reduced_llm_loss": 1.5} if step == 32 else {})})
+    writer.close()
+    scene.say("step 32 is skipped: the loss is 1.5 (all losses are finite; rank 0: a.jsonl:7)", "WARNING")
+    alerts = scene.alerts()
+    assert "loss-nan" not in alerts and (alerts["skipped"].level, alerts["skipped"].step) == ("warning", 32)
+    assert "step 32 was skipped" in alerts["skipped"].text and "a.jsonl:7" in alerts["skipped"].evidence
+    scene.step(range(40, 100))
+    assert "skipped" not in scene.alerts(), "it is over"
 
 
 def test_a_spike(scene):

@@ -4,12 +4,13 @@ import json
 import os
 import subprocess
 import sys
+from dataclasses import replace
 
 import pytest
 
 from xtuner.run.layout import RunDir
 from xtuner.run.status import start_status, write_status
-from xtuner.run.supervision import read_supervision, supervise_here, supervised_runs
+from xtuner.run.supervision import may_begin_again, read_supervision, supervise_here, supervised_runs
 
 
 def _edit(run_dir, **changes):
@@ -52,6 +53,20 @@ def test_on_another_host_the_heartbeat_of_the_run_tells(tmp_path):
     write_status(run_dir, start_status(10))
     assert supervised_runs(tmp_path) == [run_dir]
     assert not read_supervision(run_dir).is_lost
+
+
+def test_ranks_that_ended_may_begin_again_until_the_launch_ends(tmp_path):
+    run_dir = RunDir.create(tmp_path)
+    write_status(run_dir, replace(start_status(10), state="failed"))
+    assert not may_begin_again(run_dir), "started by torchrun itself"
+    file = supervise_here(run_dir, is_detached=True)
+    assert may_begin_again(run_dir)
+    _edit(run_dir, host="another-host", begun_at=0)
+    assert may_begin_again(run_dir), "its ranks failed just now"
+    write_status(run_dir, replace(start_status(10), state="failed", heartbeat_at=0))
+    assert not may_begin_again(run_dir)
+    file.update(exit_code=6)
+    assert not may_begin_again(run_dir)
 
 
 @pytest.mark.parametrize(

@@ -100,6 +100,7 @@ def _values(field):
         return st.integers(0, 10**6)
     special = {
         "checkpoint_interval": st.sampled_from(["7", "90s", "30min", "2h"]),
+        "hang_timeout": st.sampled_from(["90s", "30min", "2h", "off"]),
         "datasets": st.lists(
             st.fixed_dictionaries({"path": _SAFE_PATHS, "ratio": st.floats(0.1, 9)}), min_size=1, max_size=2
         ),

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from transformers import AutoModelForCausalLM
 
-from xtuner.errors import ModelError, TrainingFailed
+from xtuner.errors import ModelError
 from xtuner.v1.datasets.batches import Batches
 from xtuner.v1.engine.isolation import check_isolation
 from xtuner.v1.optim.adamw import build_adamw
@@ -126,12 +126,12 @@ def test_mean_of_means_would_be_wrong(mesh, tiny_model):
     assert (ours - naive).norm() > 0.1 * ours.norm()
 
 
-def test_a_loss_that_is_not_finite_stops_before_the_update(mesh, tiny_model):
+def test_weights_that_are_not_finite_are_seen_before_the_update(mesh, tiny_model):
     engine = engine_parts.engine(mesh, tiny_model("llama"))
     with torch.no_grad():
         engine.model.model.norm.weight.to_local()[0] = float("nan")
     before = engine_parts.full_weights(engine.model)
-    with pytest.raises(TrainingFailed, match="loss is nan"):
-        engine.train_step(_batches(engine_parts.prepared([[(16, 8)]]), 1).fetch(1), lr=1e-3)
+    outcome = engine.train_step(_batches(engine_parts.prepared([[(16, 8)]]), 1).fetch(1), lr=1e-3)
+    assert not outcome.is_updated and math.isnan(outcome.reduced_loss) and math.isnan(outcome.grad_norm)
     for name, weight in engine_parts.full_weights(engine.model).items():
         torch.testing.assert_close(weight, before[name], equal_nan=True, rtol=0, atol=0)

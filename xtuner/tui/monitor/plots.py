@@ -48,7 +48,14 @@ CHARTS = (
     ChartSpec("time", "step and data time", (("step", "time"), ("data", "data_time")), "s"),
 )
 # Shown in charts above, or no number to look at over time.
-_NOT_CHARTED = {*LOSS_KEYS[:2], *(key for spec in CHARTS for _, key in spec.keys), "timestamp", "text_tokens", "eta"}
+_NOT_CHARTED = {
+    *LOSS_KEYS[:2],
+    *(key for spec in CHARTS for _, key in spec.keys),
+    "timestamp",
+    "text_tokens",
+    "eta",
+    "skipped",
+}
 
 
 def other_charts(store: RunStore) -> list[ChartSpec]:

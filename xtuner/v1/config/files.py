@@ -12,7 +12,7 @@ import yaml
 from pydantic import ValidationError
 
 from xtuner.errors import UsageError
-from xtuner.v1.config.option import Options
+from xtuner.v1.config.option import Options, shorthands_of
 from xtuner.v1.config.trainer import TrainerConfig
 
 if sys.version_info >= (3, 11):
@@ -32,9 +32,11 @@ def resolve_config(flags: Mapping[str, Any], config_file: Path | None = None) ->
     """Merge nested option values: what `flags` holds wins over the file, the file over the defaults.
 
     Raises:
-        UsageError: an unknown key (the nearest known one is named), a value out of range, an unreadable file.
+        UsageError: an unknown key (the nearest known one is named), a value out of range, an unreadable file, a
+            shorthand beside another value of its option.
     """
-    values = _merge(load_values(config_file) if config_file else {}, flags)
+    of_file = load_values(config_file) if config_file else {}
+    values = _merge(spell_out(of_file), spell_out(flags))
     try:
         return TrainerConfig.model_validate(values)
     except ValidationError as error:
@@ -77,6 +79,10 @@ def _snake(key: Any) -> str:
     return str(key).replace("-", "_")
 
 
+def _kebab(key: str) -> str:
+    return key.replace("_", "-")
+
+
 def _snake_keys(value: Any) -> Any:
     if isinstance(value, list):
         return [_snake_keys(inner) for inner in value]
@@ -91,6 +97,26 @@ def _merge(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]
     return merged
 
 
+def spell_out(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Option values without shorthands: `auto_resume: true` becomes `resume: auto`.
+
+    Raises:
+        UsageError: a shorthand is neither true nor false, or stands beside another value of its option.
+    """
+    plain = dict(values)
+    for name, field in TrainerConfig.model_fields.items():
+        for shorthand, meaning in shorthands_of(field).items():
+            is_wanted, flag = plain.pop(shorthand, False), "--" + _kebab(shorthand)
+            if not isinstance(is_wanted, bool):
+                raise UsageError(f"{flag} is {is_wanted!r}", hint="it takes no value; in a config file true or false")
+            if is_wanted and plain.setdefault(name, meaning) != meaning:
+                raise UsageError(
+                    f"{flag} and --{_kebab(name)} {plain[name]} are both given",
+                    hint=f"{flag} means --{_kebab(name)} {meaning}: keep one",
+                )
+    return plain
+
+
 def explain_invalid(error: ValidationError, config_file: Path | None) -> UsageError:
     """The first thing that pydantic found wrong, in words that name the flag."""
     first = error.errors()[0]
@@ -100,7 +126,7 @@ def explain_invalid(error: ValidationError, config_file: Path | None) -> UsageEr
         nearest = get_close_matches(path[-1], _known_keys(path[:-1]), n=1)
         hint = f"did you mean {nearest[0]}?" if nearest else "xtuner sft --help lists every option"
         return UsageError(f"unknown option {'.'.join(path)}{where}", hint=hint)
-    flag = "--" + ".".join(path).replace("_", "-")
+    flag = "--" + _kebab(".".join(path))
     return UsageError(
         f"{flag}: {first['msg'][0].lower()}{first['msg'][1:]} (value: {first['input']!r})",
         hint=f"xtuner sft --help describes {flag}",

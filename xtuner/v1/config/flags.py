@@ -2,7 +2,7 @@
 
 import inspect
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from types import NoneType
 from typing import Any, Literal, get_args, get_origin
@@ -10,8 +10,8 @@ from typing import Any, Literal, get_args, get_origin
 import typer
 from pydantic.fields import FieldInfo
 
-from xtuner.v1.config.files import resolve_config
-from xtuner.v1.config.option import Options
+from xtuner.v1.config.files import resolve_config, spell_out
+from xtuner.v1.config.option import Options, shorthands_of
 from xtuner.v1.config.trainer import TrainerConfig
 
 _SEPARATOR = "__"  # a parameter name cannot hold the dot of --fsdp-config.cpu-offload
@@ -41,7 +41,7 @@ def with_flags(function: Callable[..., None]) -> Callable[..., None]:
         ),
         annotation=Path | None,
     )
-    parameters = [config_parameter, *_parameters(TrainerConfig), *own]
+    parameters = [config_parameter, *_parameters(TrainerConfig), *_shorthands(TrainerConfig), *own]
     command.__signature__ = inspect.Signature(  # type: ignore[attr-defined]
         [parameter.replace(kind=inspect.Parameter.KEYWORD_ONLY) for parameter in parameters]
     )
@@ -55,6 +55,11 @@ def flag_names() -> list[str]:
     return [_flag(path) for path, _ in _fields(TrainerConfig)]
 
 
+def shorthand_names() -> list[str]:
+    """Every flag that stands for a value of another one."""
+    return [_flag((name,)) for field in TrainerConfig.model_fields.values() for name in shorthands_of(field)]
+
+
 def flag_of(key: str) -> str:
     """The flag of an option, or of another parameter of a command, by its dotted name."""
     return _flag(tuple(key.split(".")))
@@ -63,6 +68,12 @@ def flag_of(key: str) -> str:
 def option_fields() -> Iterator[tuple[str, FieldInfo]]:
     """Every training option, in the order of the help: its dotted name and its declaration."""
     return ((".".join(path), field) for path, field in _fields(TrainerConfig))
+
+
+def given_options(parameters: Mapping[str, Any]) -> list[str]:
+    """The dotted names of the options that were given among the `parameters` of a command line."""
+    given = spell_out({name: value for name, value in parameters.items() if _is_given(value)})
+    return [key for key, _ in option_fields() if key.replace(".", _SEPARATOR) in given]
 
 
 def flags_of(config: TrainerConfig) -> list[str]:
@@ -116,6 +127,23 @@ def _parameters(options: type[Options]) -> Iterator[inspect.Parameter]:
         )
 
 
+def _shorthands(options: type[Options]) -> Iterator[inspect.Parameter]:
+    for name, field in options.model_fields.items():
+        for shorthand, meaning in shorthands_of(field).items():
+            yield inspect.Parameter(
+                shorthand,
+                inspect.Parameter.KEYWORD_ONLY,
+                default=typer.Option(
+                    None,
+                    _flag((shorthand,)),
+                    help=f"The same as {_flag((name,))} {meaning}.",
+                    show_default=False,
+                    rich_help_panel=field.json_schema_extra["group"],  # type: ignore[index,arg-type]
+                ),
+                annotation=bool | None,
+            )
+
+
 def _help(field: FieldInfo, default: Any) -> str:
     assert field.description, "option() requires a help text"
     if default is None or default is False or default == ():
@@ -162,11 +190,15 @@ def _negated(path: tuple[str, ...]) -> str:
     return "--" + ".".join([*above, f"no-{name}"]).replace("_", "-")
 
 
+def _is_given(value: Any) -> bool:
+    return value is not None and value != []  # a flag that may be repeated has no items where it is not there
+
+
 def _nest(given: dict[str, Any]) -> dict[str, Any]:
     """`{"fsdp_config__cpu_offload": True}` to `{"fsdp_config": {"cpu_offload": True}}`, without what is None."""
     nested: dict[str, Any] = {}
     for name, value in given.items():
-        if value is None or value == []:  # a flag that may be repeated was not given at all
+        if not _is_given(value):
             continue
         *above, last = name.split(_SEPARATOR)
         level = nested

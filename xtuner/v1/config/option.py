@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field
+from pydantic.fields import FieldInfo
 
 GROUPS = (
     "Model",
@@ -19,10 +20,28 @@ GROUPS = (
 )
 
 
-def option(default: Any, help: str, *, group: str, unit: str = "", **limits: Any) -> Any:
-    """Declare an option: `help` is one sentence, `group` one of `GROUPS`, `limits` are pydantic's (`gt`, `le` ...)."""
+def option(
+    default: Any, help: str, *, group: str, unit: str = "", shorthands: dict[str, str] | None = None, **limits: Any
+) -> Any:
+    """Declare an option.
+
+    Args:
+        default: its value where none is given.
+        help: one sentence.
+        group: one of `GROUPS`.
+        unit: of its numbers.
+        shorthands: names that stand for one value of it: flags without a value, `true` in a config file.
+        limits: pydantic's (`gt`, `le` ...).
+    """
     assert group in GROUPS, f"option group {group!r} is not one of {GROUPS}"
-    return Field(default, description=help, json_schema_extra={"group": group, "unit": unit}, **limits)
+    extra: dict[str, Any] = {"group": group, "unit": unit} | ({"shorthands": shorthands} if shorthands else {})
+    return Field(default, description=help, json_schema_extra=extra, **limits)
+
+
+def shorthands_of(field: FieldInfo) -> dict[str, str]:
+    """The shorthands of an option by their names, with the values that they stand for."""
+    extra = field.json_schema_extra
+    return dict(extra.get("shorthands", {})) if isinstance(extra, dict) else {}  # type: ignore[arg-type]
 
 
 def expand_home(value: object) -> object:

@@ -30,6 +30,20 @@ def steps_or_seconds(text: str) -> tuple[int | None, float | None]:
     return (None, float(number * _SECONDS[unit])) if unit else (number, None)
 
 
+def seconds_or_none(text: str) -> float | None:
+    """A length of time in seconds, or None for `off`.
+
+    Raises:
+        ValueError: it is neither.
+    """
+    if text == "off":
+        return None
+    match = _INTERVAL.fullmatch(text)
+    if match is None or not match[2]:
+        raise ValueError("give a time such as 90s, 10min or 2h, or off")
+    return float(int(match[1]) * _SECONDS[match[2]])
+
+
 class DatasetConfig(Options):
     """One entry of `datasets`: data with a weight and a format of its own."""
 

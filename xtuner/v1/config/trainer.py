@@ -16,8 +16,10 @@ from xtuner.v1.config.parts import (
     FSDPConfig,
     LoraConfig,
     OptimizerName,
+    seconds_or_none,
     steps_or_seconds,
 )
+from xtuner.v1.config.rules import require_consistent
 
 TrackerName = Literal["tensorboard", "wandb", "trackio"]
 
@@ -128,6 +130,19 @@ class TrainerConfig(Options):
         ge=0,
     )
     max_grad_norm: float = option(1.0, "Gradients are scaled down to this global L2 norm.", group="Optimization", gt=0)
+    on_nonfinite: Literal["stop", "skip"] = option(
+        "stop",
+        "What comes of a step whose loss or gradient is not finite: stop ends the run, skip goes on with the next "
+        "step; the weights stay as they are in any case.",
+        group="Optimization",
+    )
+    max_nonfinite_skips: int = option(
+        10,
+        "With --on-nonfinite skip, how many steps of a run may be skipped; one more ends it.",
+        group="Optimization",
+        unit="steps",
+        ge=1,
+    )
     attention: AttentionChoice = option(
         "auto",
         "Attention kernel; auto takes flash-attention 3 or 2 where installed, else PyTorch's own.",
@@ -217,9 +232,17 @@ class TrainerConfig(Options):
         "or the path of a run or of a checkpoint.",
         group="Checkpoints",
         unit="auto|PATH|none",
+        shorthands={"auto_resume": "auto"},
     )
     allow_data_change: bool = option(
         False, "Resume even though data, packing or batch are not those of the checkpoint.", group="Checkpoints"
+    )
+    hang_timeout: str = option(
+        "10min",
+        "How long a rank may make no progress, beyond the time of five steps; then the stacks of all ranks go to "
+        "their logs and the run ends. Six times as long at the start, in exports and in saves; off waits for ever.",
+        group="Checkpoints",
+        unit="time or off",
     )
     hf_interval: int | None = option(
         None, "Steps between exports of the model, besides the one at the end.", group="Output", unit="steps", ge=1
@@ -263,6 +286,14 @@ class TrainerConfig(Options):
             steps_or_seconds(text)
         return text
 
+    @field_validator("hang_timeout", mode="before")
+    @classmethod
+    def _time_or_off(cls, value: object) -> object:
+        text = "off" if value is False else value  # YAML reads the word so
+        if isinstance(text, str):
+            seconds_or_none(text)
+        return text
+
     @field_validator("datasets", mode="before")
     @classmethod
     def _from_json(cls, value: object) -> object:
@@ -270,60 +301,7 @@ class TrainerConfig(Options):
 
     def check(self) -> None:
         """Raise `UsageError` for options that contradict each other or are missing."""
-        if self.load_from is None and self.model_cfg is None:
-            raise UsageError("no model is given", hint="pass --load-from MODEL_DIR")
-        if self.load_from is not None and self.model_cfg is not None:
-            raise UsageError(
-                "--load-from and --model-cfg are both given",
-                hint="--load-from trains from its weights, --model-cfg from random ones: keep one",
-            )
-        if self.model_cfg is not None and self.tokenizer_path is None:
-            raise UsageError(
-                "--model-cfg is given without --tokenizer-path",
-                hint="pass --tokenizer-path DIR, a directory with tokenizer.json and a chat template",
-            )
-        if not self.dataset and not self.datasets:
-            raise UsageError("no data is given", hint="pass --dataset FILE.jsonl, one chat a line")
-        if self.total_step is not None and self.epoch_num is not None:
-            raise UsageError(
-                f"--total-step {self.total_step} and --epoch-num {self.epoch_num} are both given",
-                hint="keep one; with neither, the run is one epoch",
-            )
-        if self.lora.rank and self.model_cfg is not None:
-            raise UsageError(
-                "--lora.rank and --model-cfg are both given",
-                hint="adapters need trained weights under them: pass --load-from MODEL_DIR",
-            )
-        self._check_tensor_parallel()
-        if self.lr_min > self.lr:
-            raise UsageError(f"--lr-min {self.lr_min:g} is above --lr {self.lr:g}", hint="lower --lr-min or raise --lr")
-        self._check_evaluation()
-
-    def _check_tensor_parallel(self) -> None:
-        if self.tp_size == 1:
-            return
-        if self.optimizer == "muon":
-            raise UsageError(
-                f"--tp-size {self.tp_size} and --optimizer muon do not go together: Muon needs whole matrices",
-                hint="use --optimizer adamw",
-            )
-        if self.fsdp_config.torch_compile:
-            raise UsageError(
-                f"--tp-size {self.tp_size} and --fsdp-config.torch-compile do not go together",
-                hint="leave one of them out",
-            )
-
-    def _check_evaluation(self) -> None:
-        if self.eval_dataset:
-            return
-        early_stopping = ("early_stopping_patience", "early_stopping_min_delta")
-        needy = ("eval_interval", "eval_max_packs", "eval_generations", *early_stopping)
-        for name in needy:
-            if getattr(self, name):
-                raise UsageError(
-                    f"--{name.replace('_', '-')} {getattr(self, name)} is given without --eval-dataset",
-                    hint="pass --eval-dataset FILE.jsonl, chats that are not trained on",
-                )
+        require_consistent(self)
 
     def check_world_size(self, world_size: int) -> None:
         """Raise `UsageError` when `world_size` ranks cannot share the global batch evenly."""
@@ -374,6 +352,11 @@ class TrainerConfig(Options):
     def checkpoint_every(self) -> tuple[int | None, float | None]:
         """Steps, or seconds, between checkpoints; neither of them without `checkpoint_interval`."""
         return steps_or_seconds(self.checkpoint_interval) if self.checkpoint_interval else (None, None)
+
+    @property
+    def hang_timeout_s(self) -> float | None:
+        """Seconds without progress after which a rank is taken for hung; None for never."""
+        return seconds_or_none(self.hang_timeout)
 
     @property
     def row_limit(self) -> int:

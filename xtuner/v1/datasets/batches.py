@@ -178,14 +178,24 @@ class Batches:
 
     def fetch(self, step: int) -> StepBatch:
         """The batch of optimizer step `step` (from 1)."""
-        packs = packs_of_step(step - 1, self._sequences_per_step, self._data.num_packs, self._seed)
-        share = self._share
-        shares = share_among_ranks([self._data.pack_cost(pack) for pack in packs], share.num_shares)
+        packs, share = self._packs_of(step), self._share
         micro_batches = [
-            make_micro_batch(self._data.pack(packs[i]), self._pad_multiple).part(share.part, share.num_parts)
-            for i in shares[share.index]
+            make_micro_batch(self._data.pack(pack), self._pad_multiple).part(share.part, share.num_parts)
+            for pack in self._own(packs)
         ]
         return StepBatch(micro_batches, sum(self._data.num_targets(pack) for pack in packs))
+
+    def rows_of(self, step: int) -> list[list[str]]:
+        """Where the rows of each micro-batch of `step` stand: `chats.jsonl:17`."""
+        return [self._data.rows_of_pack(pack) for pack in self._own(self._packs_of(step))]
+
+    def _packs_of(self, step: int) -> list[int]:
+        return packs_of_step(step - 1, self._sequences_per_step, self._data.num_packs, self._seed)
+
+    def _own(self, packs: list[int]) -> list[int]:
+        """Those of the packs of a step that this rank runs."""
+        shares = share_among_ranks([self._data.pack_cost(pack) for pack in packs], self._share.num_shares)
+        return [packs[index] for index in shares[self._share.index]]
 
 
 def make_micro_batch(sequences: Sequence[TokenSequence], pad_multiple: int = 1) -> MicroBatch:

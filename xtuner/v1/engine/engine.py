@@ -9,7 +9,7 @@ import torch.distributed as dist
 from torch.distributed.device_mesh import DeviceMesh
 from transformers import PreTrainedModel
 
-from xtuner.errors import TrainingFailed
+from xtuner.run.faults import is_poisoned
 from xtuner.v1.datasets.batches import MicroBatch, StepBatch
 from xtuner.v1.engine.gradients import clip_gradients
 from xtuner.v1.engine.objective import teach_loss
@@ -28,6 +28,8 @@ class StepOutcome:
         grad_norm: global L2 norm of the gradient before clipping.
         token_accuracy: share of all ranks' targets that the model finds most likely, 0 to 1.
         wishes: each of the wishes given to the step, whether any rank has it.
+        is_updated: whether the weights were updated: not where loss or gradient is not finite; the same on every rank.
+        bad_batches: where they were not, which of this rank's micro-batches have a loss that is not finite.
     """
 
     local_loss: float
@@ -35,6 +37,8 @@ class StepOutcome:
     grad_norm: float
     token_accuracy: float
     wishes: tuple[bool, ...] = ()
+    is_updated: bool = True
+    bad_batches: tuple[int, ...] = ()
 
 
 class TrainEngine:
@@ -80,20 +84,25 @@ class TrainEngine:
         The loss is (sum over all trained tokens of the step) / (their global number). FSDP averages gradients
         over the ranks of the mesh, so each rank backpropagates its sum times their number / global number.
 
+        Where loss or gradient is not finite on any rank, no rank updates anything: weights and the optimizer's state
+        are those of before, and the gradient is forgotten. All ranks judge the same two sums, which the step has
+        anyway.
+
         Args:
             batch: of this rank.
             lr: of all parameters.
             wishes: asked when the gradient is there, equally many on every rank; they travel with the sums.
-
-        Raises:
-            TrainingFailed: loss or gradient is not finite; raised on every rank, before the weights change.
         """
         scale = self._num_averaged / batch.global_targets
         local_sums = torch.zeros(3, dtype=torch.float64, device=self.device)
+        losses = []
         for micro_batch in batch.micro_batches:
             terms = self.loss_terms(micro_batch.to(self.device))
+            if is_poisoned("loss"):
+                terms = LossTerms(*(term * math.nan for term in terms))
             (terms.objective * scale).backward()
             local_sums += sums_of(terms, micro_batch)
+            losses.append(terms.cross_entropy.detach())
         grad_norm = clip_gradients(self.model, self._max_grad_norm, self.device)
         wished = torch.tensor(wishes(), dtype=torch.float64, device=self.device)
         total_sums, num_wishing = self.sum_over_data(torch.cat([local_sums, wished])).split([3, len(wished)])
@@ -101,16 +110,20 @@ class TrainEngine:
             dist.all_reduce(local_sums, group=self._sequence_group)
         local_loss = (local_sums[0] / local_sums[2]).item()
         reduced_loss, token_accuracy, _ = (total_sums / batch.global_targets).tolist()
-        if not (math.isfinite(grad_norm) and math.isfinite(reduced_loss)):
-            raise TrainingFailed(
-                f"the loss is {reduced_loss} and the gradient norm {grad_norm}; the weights were not updated",
-                hint="lower --lr, or look at the rows of this step",
-            )
-        set_learning_rate(self._optimizer, lr)
-        self._optimizer.step()
+        is_updated = math.isfinite(grad_norm) and math.isfinite(reduced_loss)
+        if is_updated:
+            set_learning_rate(self._optimizer, lr)
+            self._optimizer.step()
         self._optimizer.zero_grad(set_to_none=True)
-        any_wishes = tuple(num > 0 for num in num_wishing.tolist())
-        return StepOutcome(local_loss, reduced_loss, grad_norm, token_accuracy, any_wishes)
+        return StepOutcome(
+            local_loss,
+            reduced_loss,
+            grad_norm,
+            token_accuracy,
+            wishes=tuple(num > 0 for num in num_wishing.tolist()),
+            is_updated=is_updated,
+            bad_batches=() if is_updated else _not_finite(losses),
+        )
 
     def loss_terms(self, batch: MicroBatch) -> LossTerms:
         """The loss of one pack, as sums over its targets; every rank must call it, as FSDP gathers the weights."""
@@ -132,6 +145,10 @@ class TrainEngine:
         total = sums.clone()
         dist.all_reduce(total)
         return total / (dist.get_world_size() // self._num_averaged)
+
+
+def _not_finite(losses: Sequence[torch.Tensor]) -> tuple[int, ...]:
+    return tuple(index for index, loss in enumerate(losses) if not loss.isfinite())
 
 
 def sums_of(terms: LossTerms, batch: MicroBatch) -> torch.Tensor:

@@ -1,7 +1,7 @@
 """How a rank starts, fails and ends: one message, one exit code, and a note for whoever launched it."""
 
-import json
 import os
+import socket
 import sys
 import time
 import traceback
@@ -9,7 +9,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import NoReturn
 
-from xtuner.errors import StoppedNotSaved, TrainingFailed, XTunerError
+from xtuner.errors import StoppedAndSaved, StoppedNotSaved, TrainingFailed, XTunerError
+from xtuner.run.failure import RankFailure, leave_note
+from xtuner.run.layout import RunDir
 from xtuner.run.text import describe_error
 from xtuner.v1.config import TrainerConfig
 from xtuner.v1.train.signals import ignore_stop_signals
@@ -48,7 +50,7 @@ def train_and_exit(config: TrainerConfig) -> None:
         step = trainer.step if trainer else 0
         if trainer:
             trainer.report_end(error)
-        fail(error, step=step)
+        fail(error, step=step, run_dir=trainer.run_dir if trainer else None)
     sys.stderr.flush()
     sys.stdout.flush()
     # Not through the interpreter's exit: destructors of gloo's threads abort the process there now and then
@@ -56,12 +58,12 @@ def train_and_exit(config: TrainerConfig) -> None:
     os._exit(0)
 
 
-def fail(error: Exception, *, step: int) -> NoReturn:
-    """Say `error` once, leave a note for the launcher, and end the process at once.
+def fail(error: Exception, *, step: int, run_dir: RunDir | None = None) -> NoReturn:
+    """Say `error` once, leave a note for the launcher of this machine and for others, and end the process at once.
 
     At once: leaving through the interpreter would run collectives that wait for ranks which are gone.
     """
-    _note_failure(error, step)
+    _note_failure(error, step, run_dir)
     is_shared_mistake = isinstance(error, XTunerError) and not isinstance(error, TrainingFailed | StoppedNotSaved)
     if is_shared_mistake and os.environ.get("LOCAL_RANK", "0") != "0":
         time.sleep(_LET_FIRST_SPEAK_S)
@@ -74,32 +76,19 @@ def fail(error: Exception, *, step: int) -> NoReturn:
     os._exit(error.exit_code if isinstance(error, XTunerError) else TrainingFailed.exit_code)
 
 
-def _note_failure(error: Exception, step: int) -> None:
-    """Write the file torchrun shows in its summary, with what `xtuner sft` needs besides.
-
-    The layout is torchelastic's (torch/distributed/elastic/multiprocessing/errors/error_handler.py).
-    """
-    path = os.environ.get("TORCHELASTIC_ERROR_FILE")
-    if not path:
-        return
+def _note_failure(error: Exception, step: int, run_dir: RunDir | None) -> None:
     known = error if isinstance(error, XTunerError) else TrainingFailed(str(error))
-    note = {
-        "message": {
-            "message": f"{type(error).__name__}: {error}",
-            "extraInfo": {
-                "py_callstack": "".join(traceback.format_exception(error)),
-                "timestamp": str(int(time.time())),
-                "time": time.time(),
-                "rank": int(os.environ.get("RANK", "0")),
-                "step": step,
-                "exit_code": known.exit_code,
-                "message": str(error),
-                "hint": known.hint,
-            },
-        }
-    }
-    try:
-        Path(path).parent.mkdir(parents=True, exist_ok=True)
-        Path(path).write_text(json.dumps(note), encoding="utf-8")
-    except OSError:
-        pass  # the message on stderr still stands
+    failure = RankFailure(
+        rank=int(os.environ.get("RANK", "0")),
+        step=step,
+        time=time.time(),
+        exit_code=known.exit_code,
+        message=str(error),
+        hint=known.hint,
+        traceback="".join(traceback.format_exception(error)),
+        host=socket.gethostname(),
+    )
+    places = [Path(path)] if (path := os.environ.get("TORCHELASTIC_ERROR_FILE")) else []
+    if run_dir and not isinstance(error, StoppedAndSaved):
+        places.append(run_dir.failure_note(failure.rank))
+    leave_note(failure, type(error).__name__, *places)

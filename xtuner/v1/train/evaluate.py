@@ -21,6 +21,7 @@ from xtuner.v1.train.exporter import Exporter
 from xtuner.v1.train.generations import Generations
 from xtuner.v1.train.rank_log import RankLog
 from xtuner.v1.train.trackers import Trackers
+from xtuner.v1.train.watchdog import EVALUATING, EXPORTING, REPLYING, Watchdog
 
 
 @dataclass
@@ -82,6 +83,7 @@ class Evaluation:
         exporter: keeps the best model.
         steps_per_epoch: optimizer steps between evaluations, where `config` does not say.
         total_steps: the last step, which is evaluated in any case.
+        watchdog: is told how far it has come.
         set_status: tells the state of the run.
         wants_stop: whether this rank was asked to stop.
 
@@ -102,6 +104,7 @@ class Evaluation:
         exporter: Exporter,
         steps_per_epoch: int,
         total_steps: int,
+        watchdog: Watchdog,
         set_status: Callable[..., None],
         wants_stop: Callable[[], bool],
     ) -> None:
@@ -114,6 +117,7 @@ class Evaluation:
         self._exporter = exporter
         self._interval = config.eval_interval or steps_per_epoch
         self._total_steps = total_steps
+        self._watchdog = watchdog
         self._set_status = set_status
         self._wants_stop = wants_stop
         self.is_due = False
@@ -178,10 +182,11 @@ class Evaluation:
 
     def _evaluate(self, step: int) -> None:
         assert self._batches is not None
+        self._watchdog.reach(EVALUATING)
         self._set_status(state="evaluating")
         begun_at = time.perf_counter()
         with answer_out_of_memory(self._engine.model, self._config, self._engine.device.type, step=step):
-            outcome = evaluate(self._engine, self._batches, self._wants_stop)
+            outcome = evaluate(self._engine, self._batches, self._wants_end)
         self.is_due = outcome is None
         if outcome is None:
             self._set_status(state="running")
@@ -190,10 +195,16 @@ class Evaluation:
         if self._is_first:
             self._tell(step, outcome, time.perf_counter() - begun_at, is_best=is_best)
         if self._generations:
+            self._watchdog.reach(REPLYING)
             self._generations.write(step)
         if is_best and step:  # before the first step the model is what it was loaded from
             self._keep(step, outcome)
         self._set_status(state="running")
+
+    def _wants_end(self) -> bool:
+        """Asked after each batch."""
+        self._watchdog.tick()
+        return self._wants_stop()
 
     def _tell(self, step: int, outcome: EvalOutcome, time_s: float, *, is_best: bool) -> None:
         self._log.info(
@@ -208,6 +219,7 @@ class Evaluation:
         self._trackers.evaluation(step, outcome.values)
 
     def _keep(self, step: int, outcome: EvalOutcome) -> None:
+        self._watchdog.reach(EXPORTING)
         self._set_status(state="exporting")
         self._exporter.export_best(step)
         if self._is_first:

@@ -57,8 +57,8 @@ class Meter:
         `time` and `data_time` are seconds, memory is GiB, `tgs` and `e2e_tgs` are this rank's tokens per second
         over the step's computing time and over the whole run. Behind the values of the line come those of the
         metrics record alone: `token_accuracy`, 0 to 1, `tflops`, this rank's model TFLOP/s over the computing time,
-        and `mfu`, 0 to 1, the share of the device's bf16 peak, where that is known. The outcome's values were read
-        from the device, so the device has finished the step.
+        and `mfu`, 0 to 1, the share of the device's bf16 peak, where that is known; `skipped` is 1 in a step that
+        updated nothing. The outcome's values were read from the device, so the device has finished the step.
         """
         now = time.perf_counter()
         data_time_s, step_time_s = self._ready_at - self._begun_at, now - self._ready_at
@@ -84,4 +84,6 @@ class Meter:
         }
         if self._peak_flops:
             values["mfu"] = flops_per_s / self._peak_flops
+        if not outcome.is_updated:
+            values["skipped"] = 1.0
         return values

@@ -12,6 +12,7 @@ from xtuner.data.report import report_lines
 from xtuner.errors import StoppedAndSaved, StoppedNotSaved, TrainingFailed, XTunerError
 from xtuner.preflight import check_inputs, prepare_evaluation_data, prepare_training_data
 from xtuner.run.checkpoints import Checkpoint
+from xtuner.run.failure import first_failure, is_broken_connection, read_failures
 from xtuner.run.faults import point
 from xtuner.run.index import rebuild_index
 from xtuner.v1.config import TrainerConfig
@@ -44,11 +45,13 @@ from xtuner.v1.train.data_log import pad_multiple, plan_lines, progress_log
 from xtuner.v1.train.evaluate import Evaluation
 from xtuner.v1.train.exporter import Exporter
 from xtuner.v1.train.meter import Meter
+from xtuner.v1.train.nonfinite import NonfiniteSteps
 from xtuner.v1.train.optimizer import describe_optimizer, optimizer_of
 from xtuner.v1.train.rank_log import RankLog
 from xtuner.v1.train.run_start import start_beat, start_run
 from xtuner.v1.train.signals import die_with_parent, raise_on_stop_signals
 from xtuner.v1.train.trackers import Trackers
+from xtuner.v1.train.watchdog import COMPUTING, EXPORTING, FETCHING, RECORDING, SAVING, Watchdog
 
 # A run that fails waits this long for the save it has begun; torchrun leaves the other ranks 30 s.
 _LAST_SAVE_S = 20.0
@@ -89,6 +92,7 @@ class Trainer:
         )
         self.total_steps = config.total_step or (config.epoch_num or 1) * self._batches.steps_per_epoch()
         self._beat = start_beat(self.run_dir, self.total_steps) if self.ranks.is_first else None
+        self._watchdog = Watchdog(self.run_dir, self.ranks.rank, config.hang_timeout_s, on_hang=self._set_failed)
         require_same_everywhere(fingerprint, "the prepared data")
         require_same_everywhere(eval_data.fingerprint() if eval_data else "", "the prepared evaluation data")
         self._attention = _choose_attention(self.model, mesh, config)
@@ -101,6 +105,7 @@ class Trainer:
         self._meter = Meter(self._engine.device, model_flops, num_sharing=config.tp_size)
         is_first = self.ranks.is_first
         self._exporter = Exporter(self.model, config, self.run_dir, self._log, is_writer=is_first)
+        self._nonfinite = NonfiniteSteps(config, self._log, self.ranks.rank, self._batches.rows_of)
         self._trackers = Trackers(config.report_to if is_first else (), config, self.run_dir, self._log)
         self._evaluation = Evaluation(
             self._engine,
@@ -113,6 +118,7 @@ class Trainer:
             exporter=self._exporter,
             steps_per_epoch=self._batches.steps_per_epoch(),
             total_steps=self.total_steps,
+            watchdog=self._watchdog,
             set_status=self._set_status,
             wants_stop=lambda: self._checkpoints.is_stopping,
         )
@@ -123,7 +129,7 @@ class Trainer:
             self._log,
             is_first=is_first,
             facts=data_facts(config, self.ranks.world_size, fingerprint),
-            progress=lambda: {"meter": self._meter.progress(), "evaluation": self._evaluation.progress()},
+            progress=self._progress,
         )
         if start.checkpoint:
             self._go_on_from(start.checkpoint)
@@ -137,14 +143,18 @@ class Trainer:
         if self.step and self._evaluation.is_due and self._evaluation.ends_run_after(self.step):
             steps = range(0)
         for step in steps:
+            self._watchdog.reach(FETCHING, step)
             point("step")
             self._meter.begin()
             batch = self._batches.fetch(step)
             self._meter.batch_ready()
+            self._watchdog.reach(COMPUTING)
             lr = self._learning_rate(step)
             self.step = step
             with answer_out_of_memory(self.model, self.config, self._engine.device.type, step=step, batch=batch):
                 outcome = self._engine.train_step(batch, lr, self._checkpoints.wishes)
+            self._watchdog.reach(RECORDING)
+            self._nonfinite.judge(step, outcome)
             values = self._meter.measure(batch, outcome, lr)
             self._log.step(step, self.total_steps, values)
             self._trackers.step(step, values)
@@ -152,10 +162,12 @@ class Trainer:
             if self._evaluation.ends_run_after(step):
                 break
             self._save_after(step, outcome)
+        self._watchdog.reach(EXPORTING)
         self._set_status(state="exporting")
         exported = self._exporter.export_latest(self.step)
         self._checkpoints.wait()
         wait_for_all()  # nobody leaves while the first rank still writes
+        self._watchdog.stop()
         self._set_status(state="finished", exit_code=0, message=self._evaluation.why_ended_early)
         self._close()
         return exported
@@ -167,6 +179,7 @@ class Trainer:
             StoppedAndSaved: the state after `step` is on disk.
             StoppedNotSaved: it could not be written.
         """
+        self._watchdog.reach(SAVING)
         save_wished, stop_wished = outcome.wishes
         stop_wished |= self._evaluation.is_due
         if step == self.total_steps and not self._evaluation.is_due:  # the export comes at once
@@ -187,6 +200,14 @@ class Trainer:
             hint=f"go on with the same command and --resume {self.run_dir.path}",
         )
 
+    def _progress(self) -> dict[str, object]:
+        """What a checkpoint remembers besides the state of the engine, for `_go_on_from`."""
+        return {
+            "meter": self._meter.progress(),
+            "evaluation": self._evaluation.progress(),
+            "num_skipped": self._nonfinite.num_skipped,
+        }
+
     def _go_on_from(self, checkpoint: Checkpoint) -> None:
         progress = self._checkpoints.restore(checkpoint)
         self.step = checkpoint.step
@@ -194,20 +215,27 @@ class Trainer:
             self._meter.go_on_from(progress["meter"])
         if "evaluation" in progress:
             self._evaluation.go_on_from(progress["evaluation"])
+        self._nonfinite.num_skipped = int(progress.get("num_skipped", 0))
         self._log.resumed(checkpoint.step)
         self._set_status(step=checkpoint.step)
 
     def report_end(self, error: Exception) -> None:
         """Write into log and status that `error` ended the run; called on the rank that met it."""
+        self._watchdog.stop()
         is_stop = isinstance(error, StoppedAndSaved | StoppedNotSaved)
         if not is_stop:
             with suppress(Exception):  # a rank that is gone, or hangs: the error itself is still to be told
                 self._checkpoints.wait(_LAST_SAVE_S)
         exit_code = error.exit_code if isinstance(error, XTunerError) else TrainingFailed.exit_code
-        self._set_status(state="stopped" if is_stop else "failed", exit_code=exit_code, message=str(error))
+        self._set_status(state="stopped" if is_stop else "failed", exit_code=exit_code, message=self._cause(error))
         with suppress(OSError):  # the disk may be what failed; the error itself is still to be told
             self._log.error(f"step {self.step}: {type(error).__name__}: {error}")
         self._refresh_index()
+
+    def _cause(self, error: Exception) -> str:
+        """What ended the run: where this rank has only lost its connection, what the peer says that failed before."""
+        first = first_failure(read_failures(self.run_dir.failures)) if is_broken_connection(str(error)) else None
+        return first.sentence if first and not first.is_consequence else str(error)
 
     def _close(self) -> None:
         self._evaluation.close()
@@ -255,6 +283,9 @@ class Trainer:
     def _set_status(self, **changes: object) -> None:
         if self._beat:
             self._beat.update(**changes)
+
+    def _set_failed(self, message: str) -> None:
+        self._set_status(state="failed", exit_code=TrainingFailed.exit_code, message=message)
 
     def _refresh_index(self) -> None:
         """The index can always be rebuilt: a full disk here must not fail a run whose model is exported."""
