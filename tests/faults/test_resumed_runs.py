@@ -3,6 +3,7 @@
 import os
 import random
 import signal
+import socket
 import subprocess
 import time
 
@@ -12,6 +13,7 @@ from forked_ranks import ForkServer
 
 from xtuner.run.atomic import read_json
 from xtuner.run.checkpoints import fault_of, list_checkpoints, sha256_of
+from xtuner.run.claim import claim_run, newest_claim
 from xtuner.run.index import scan
 from xtuner.run.layout import list_runs
 from xtuner.run.metrics import read_metrics
@@ -199,6 +201,38 @@ def _kill_until_it_ends(server, arguments, dice, num_kills):
         num_here += 1
         for run_dir in list_runs(arguments[arguments.index("--work-dir") + 1]):
             assert {fault_of(checkpoint) for checkpoint in list_checkpoints(run_dir)} <= {None}
+
+
+# --- Resumed twice at once ---
+
+
+def test_of_two_that_resume_at_once_one_goes_on(server, options, tmp_path, undisturbed):
+    arguments = options(tmp_path)
+    _die(server, arguments, "save.rename.post:rank=0")
+    # Both have found the run dead before one claims it.
+    ended = server.race(*arguments, "--resume", "auto", fault="claim.pre:rank=0:sleep=2")
+    loser, winner = sorted(ended, key=lambda run: run.codes, reverse=True)
+    assert winner.codes == (0, 0), winner.output
+    assert loser.codes == (9, 9), loser.output
+    [run_dir] = list_runs(tmp_path)
+    assert f"error: the run {run_dir.path} is in use: process {newest_claim(run_dir).process.pid} on " in loser.output
+    assert f"hint: look at it with: xtuner monitor {run_dir.path}" in loser.output
+    assert loser.output.count("error:") == 1
+    assert (_weights(tmp_path), _steps(run_dir)) == undisturbed
+    assert len(read_json(run_dir.run_json)["resumed"]) == 1
+
+
+def test_a_launcher_does_not_resume_what_is_claimed(server, options, tmp_path):
+    arguments = options(tmp_path)
+    _die(server, arguments, "save.rename.post:rank=0")
+    [run_dir] = list_runs(tmp_path)
+    records = run_dir.run_json.read_text()
+    claim_run(run_dir, 0)  # by this process, which is another one to the launcher
+    with _started([*arguments, "--resume", "auto"]) as process:
+        said = process.communicate()[1]
+    assert process.returncode == 9, said
+    assert f"in use: process {os.getpid()} on {socket.gethostname()} goes on with it" in said
+    assert run_dir.run_json.read_text() == records and not run_dir.supervisor_json.exists()
 
 
 # --- Every way to train, on any number of ranks ---

@@ -8,6 +8,7 @@ WORK_DIR/
     logs/rank0.log              one text log a rank; logs/attempt_0/: what torchrun captured
     metrics/rank0.jsonl         the same records with full precision
     checkpoints/                what a resumed run begins from, see run/checkpoints.py
+    claims/                     who has gone on with the run, see run/claim.py
     hf-100/, hf-latest -> hf-100
     adapter-100/, adapter-latest -> adapter-100    runs with LoRA
     hf-40/, hf-best -> hf-40      runs with evaluation data; adapter-best with LoRA
@@ -105,6 +106,11 @@ class RunDir:
     def checkpoints(self) -> Path:
         """The checkpoints, one directory a step."""
         return self.path / "checkpoints"
+
+    @property
+    def claims(self) -> Path:
+        """The launches that have gone on with the run, one file each."""
+        return self.path / "claims"
 
     @property
     def save_now(self) -> Path:

@@ -16,7 +16,7 @@ from xtuner.run.status import ALIVE_STATES, judge, read_status
 
 SCHEMA = 1
 # How long ranks may take to begin, on a machine whose processes cannot be looked at from here.
-_STARTS_WITHIN_S = 600.0
+STARTS_WITHIN_S = 600.0
 _KINDS: dict[str, tuple[type, ...]] = {
     "host": (str,),
     "pid": (int,),
@@ -123,14 +123,15 @@ def _read(home: RunDir) -> Supervision | None:
 
 def supervised_runs(path: Path) -> list[RunDir]:
     """The runs behind `path`, a work dir or a run directory, whose launch has not ended, oldest first."""
-    return [run_dir for run_dir in find_runs(path) if _goes_on(run_dir)]
+    return [run_dir for run_dir in find_runs(path) if is_supervised(run_dir)]
 
 
-def _goes_on(run_dir: RunDir) -> bool:
+def is_supervised(run_dir: RunDir) -> bool:
+    """Whether the launch of a run has not ended, as far as this machine can know."""
     known = read_supervision(run_dir)
     if known is None or known.is_over:
         return False
     if known.process.is_here:
         return True
     now = time.time()
-    return judge(read_status(run_dir), now) in ALIVE_STATES or now - known.begun_at < _STARTS_WITHIN_S
+    return judge(read_status(run_dir), now) in ALIVE_STATES or now - known.begun_at < STARTS_WITHIN_S
