@@ -1,5 +1,6 @@
 """Runs that die or are stopped go on from their checkpoint and end with the very weights of an undisturbed run."""
 
+import errno
 import os
 import random
 import signal
@@ -284,27 +285,49 @@ def test_other_data_is_refused(server, options, tmp_path):
 # --- Saves that fail ---
 
 
-# One save after the other fails elsewhere. What fails while tensors are written is in the test after this one.
+# One save after the other fails elsewhere, on one rank alone: before the tensors are written, meanwhile, and after it.
 FAILURES = [
-    "save.mkdir:rank=0:enospc",
+    "save.snapshot:rank=1:enospc",
+    "save.mkdir:rank=0:nth=2:enospc",
+    "save.state:rank=1:eio",
+    "save.tensors:rank=1:enospc",
+    "save.shard:rank=1:eio",
+    "save.metadata:rank=0:enospc",
     "save.written:rank=1:enospc",
     "save.fsync:rank=1:eio",
     "save.manifest:rank=0:enospc",
     "meta.MANIFEST.json.pre:rank=0:enospc",
-    "prune.pre:rank=0:eio",
 ]
+NUM_FAILURES = len(FAILURES)
+
+
+@pytest.fixture(scope="module")
+def longer(server, options, tmp_path_factory):
+    """The options of a run in which every save may fail, and the weights of one in which none is made."""
+    lengths = ("--total-step", NUM_FAILURES + 5)
+    work_dir = tmp_path_factory.mktemp("longer")
+    _completed(server, options(work_dir, *lengths, "--checkpoint-interval", 1000))
+    return (*lengths, "--checkpoint-interval", 1), _weights(work_dir)
 
 
 @pytest.mark.parametrize("more", [(), ("--async-checkpoint",)], ids=["sync", "async"])
-def test_a_save_that_fails_costs_a_warning(server, options, tmp_path, more):
-    lengths = ("--total-step", 10, "--checkpoint-interval", 1)
-    said = _completed(server, options(tmp_path / "failing", *lengths, *more), fault=";".join(FAILURES))
-    failed = [step for step in range(1, 10) if f"the checkpoint of step {step} could not be saved: rank" in said]
-    assert failed == [1, 2, 3, 4, 5] and said.count("could not be removed") == 1
-    run_dir = _require_saved(tmp_path / "failing", [8, 9])
-    assert not list(run_dir.checkpoints.glob(".[!.]*"))
-    _completed(server, options(tmp_path / "whole", *lengths))
-    assert _weights(tmp_path / "failing") == _weights(tmp_path / "whole")
+def test_a_save_that_fails_on_one_rank_costs_a_warning(server, options, tmp_path, longer, more):
+    lengths, weights = longer
+    fault = ";".join([*FAILURES, "prune.pre:rank=0:eio"])
+    said = _completed(server, options(tmp_path, *lengths, *more), fault=fault)
+    failures = [line for line in said.splitlines() if " could not be saved: rank " in line]
+    assert [int(line.partition("of step ")[2].split()[0]) for line in failures] == [*range(1, NUM_FAILURES + 1)]
+    for line, failure in zip(failures, FAILURES, strict=True):
+        [rank] = [option for option in failure.split(":") if option.startswith("rank=")]
+        number = getattr(errno, failure.rpartition(":")[2].upper())
+        rank_words = rank.replace("=", " ")
+        assert (
+            f"could not be saved: {rank_words}: OSError: [Errno {number}] {os.strerror(number)}; training goes on"
+            in line
+        )
+    assert said.count("could not be removed") == 1
+    run_dir = _require_saved(tmp_path, [NUM_FAILURES + 3, NUM_FAILURES + 4])
+    assert not list(run_dir.checkpoints.glob(".[!.]*")) and _weights(tmp_path) == weights
 
 
 def _require_saved(work_dir, steps):

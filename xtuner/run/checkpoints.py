@@ -16,6 +16,7 @@ import secrets
 import shutil
 from collections.abc import Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -218,7 +219,8 @@ def commit(
     os.rename(temporary, final)  # onto a whole checkpoint it fails: a directory that is not empty
     sync_directory(run_dir.checkpoints)
     point("save.rename.post")
-    point_link(run_dir.checkpoints / "latest", final)
+    with suppress(OSError):  # a hint for people: without it the checkpoint is there all the same
+        point_link(run_dir.checkpoints / "latest", final)
     return Checkpoint(final, step)
 
 

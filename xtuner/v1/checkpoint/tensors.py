@@ -5,18 +5,22 @@ Frozen weights and buffers are not among them: they come from the model director
 8 bits is written as the numbers that it stands for, and rounded again when it is read.
 """
 
-from collections.abc import Iterable, Iterator
+import os
+from collections.abc import Generator, Iterable, Iterator
+from contextlib import contextmanager
+from io import IOBase
 from pathlib import Path
 from typing import Any
 
 import torch
 import torch.distributed as dist
-from torch.distributed.checkpoint.filesystem import FileSystemReader, FileSystemWriter
+from torch.distributed.checkpoint.filesystem import FileSystem, FileSystemReader, FileSystemWriter
 from torch.distributed.checkpoint.state_dict_loader import load
 from torch.distributed.checkpoint.state_dict_saver import save
 from torch.distributed.tensor import DTensor
 from transformers import PreTrainedModel
 
+from xtuner.run.faults import point
 from xtuner.v1.model.shard import local_part
 from xtuner.v1.model.tensor_cut import cut_of
 
@@ -39,7 +43,18 @@ def save_tensors(state: dict[str, torch.Tensor], directory: Path, group: dist.Pr
         BaseException: of `torch.distributed.checkpoint`, on every rank, if one could not write.
     """
     writer = FileSystemWriter(directory, overwrite=False, sync_files=False)
+    writer.fs = _Files()
     save(state, storage_writer=writer, process_group=group)
+
+
+class _Files(FileSystem):
+    """The files as DCP opens them."""
+
+    @contextmanager
+    def create_stream(self, path: str | os.PathLike[str], mode: str) -> Generator[IOBase, None, None]:
+        point("save.metadata" if "metadata" in Path(path).name else "save.shard")
+        with super().create_stream(path, mode) as stream:
+            yield stream
 
 
 def load_tensors(model: PreTrainedModel, optimizers: Iterable[torch.optim.Optimizer], directory: Path) -> None:
