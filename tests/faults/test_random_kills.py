@@ -91,6 +91,7 @@ def _kill_tree(_server, arguments, work_dir, dice):
             time.sleep(dice.uniform(0, 1))
         else:
             time.sleep(dice.uniform(0, _READY_S))
+        assert launcher.poll() in (None, 0), (work_dir.parent / "trees.txt").read_text()[-2000:]
         everything = processes_of(work_dir)
         killed_at = time.monotonic()
         for process in _victims(victim, work_dir, launcher, dice):
