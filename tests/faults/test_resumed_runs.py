@@ -5,19 +5,16 @@ import os
 import signal
 import socket
 import subprocess
-import time
 
 import pytest
-from commands import BIN, ROOT
-from trained_runs import completed, steps_of, trained_run, weights_of
+from commands import run
+from trained_runs import completed, steps_of, weights_of
 
 from xtuner.run.atomic import read_json
 from xtuner.run.checkpoints import fault_of, list_checkpoints, sha256_of
 from xtuner.run.claim import claim_run, newest_claim
 from xtuner.run.index import scan
 from xtuner.run.layout import list_runs
-from xtuner.run.metrics import read_metrics
-from xtuner.run.status import read_status
 
 IS_LONG = "XTUNER_LONG_FAULTS" in os.environ  # `make faults`
 SAVE_POINTS = [(1, 20), (2, 20), (4, 20)] if IS_LONG else [(2, 3)]  # ranks, and at how many saves they die
@@ -146,10 +143,9 @@ def test_a_launcher_does_not_resume_what_is_claimed(server, options, tmp_path):
     [run_dir] = list_runs(tmp_path)
     records = run_dir.run_json.read_text()
     claim_run(run_dir, 0)  # by this process, which is another one to the launcher
-    with _started([*arguments, "--resume", "auto"]) as process:
-        said = process.communicate()[1]
-    assert process.returncode == 9, said
-    assert f"in use: process {os.getpid()} on {socket.gethostname()} goes on with it" in said
+    launched = run("xtuner", "sft", *arguments, "--resume", "auto")
+    assert launched.returncode == 9, launched.stderr
+    assert f"in use: process {os.getpid()} on {socket.gethostname()} goes on with it" in launched.stderr
     assert run_dir.run_json.read_text() == records and not run_dir.supervisor_json.exists()
 
 
@@ -302,112 +298,3 @@ def test_a_work_dir_that_is_read_only(server, options, small_disk):
     refused = server.run(*options(disk / "runs"))
     assert set(refused.codes) == {5}
     assert f"the work dir {disk / 'runs'} cannot be written: Read-only file system" in refused.output
-
-
-# --- Signals ---
-
-# Where one rank is sent a signal, the exit code, and the step whose state is saved then.
-CELLS = [
-    ("start", 8, None),
-    ("eval.batch", 7, 1),  # before the first step there is nothing to save yet
-    ("step", 7, 1),
-    ("step:nth=4", 7, 4),
-    ("eval.batch:nth=3", 7, 3),
-    ("save.written", 7, 3),
-    ("eval.batch:nth=5", 7, 6),
-    ("export.mkdir:rank=0", 7, 4),  # of the best model so far
-    ("export.mkdir:rank=0:nth=2", 0, None),  # all steps are trained
-]
-SIGNALS = ("SIGTERM", "SIGINT", "SIGUSR1")
-HIT = (
-    [(*cell, name) for cell in CELLS for name in SIGNALS]
-    if IS_LONG
-    else [(*cell, SIGNALS[number % 3]) for number, cell in enumerate(CELLS)]
-)
-
-
-@pytest.fixture(scope="module")
-def evaluated(server, options, chats, tmp_path_factory):
-    """The options of runs with evaluations, each of two batches a rank; weights and records of an undisturbed one."""
-    more = ("--eval-dataset", chats, "--eval-interval", 3, "--eval-max-packs", 4)
-    work_dir = tmp_path_factory.mktemp("evaluated")
-    completed(server, options(work_dir, *more))
-    return more, weights_of(work_dir), _evaluations(work_dir)
-
-
-def _evaluations(work_dir):
-    return [(record["step"], record["loss"]) for record in read_metrics(trained_run(work_dir).eval_metrics)]
-
-
-@pytest.mark.parametrize(("point", "code", "step", "name"), HIT)
-def test_a_signal_in_any_phase(server, options, tmp_path, evaluated, point, code, step, name):
-    more, weights, evaluations = evaluated
-    arguments = options(tmp_path, *more)
-    ended = server.run(*arguments, fault=f"{point if 'rank' in point else point + ':rank=1'}:{name}")
-    assert code in ended.codes and (code == 8 or set(ended.codes) == {code}), ended.output
-    [run_dir] = list_runs(tmp_path)
-    if step:
-        assert list_checkpoints(run_dir)[-1].step == step and not (run_dir.path / "hf-6").exists()
-        assert fault_of(list_checkpoints(run_dir)[-1]) is None
-        assert read_status(run_dir).state == "stopped"
-    if code:
-        completed(server, [*arguments, "--resume", "auto"])
-    assert weights_of(tmp_path) == weights
-    if point != "eval.batch":  # there the one before the first step was left, and not made up for
-        assert _evaluations(tmp_path) == evaluations
-
-
-def _started(arguments, ranks=2):
-    return subprocess.Popen(
-        [str(BIN / "xtuner"), "sft", *map(str, arguments), "--nproc-per-node", str(ranks)],
-        cwd=ROOT,
-        env={**os.environ, "NO_COLOR": "1"},
-        stdin=subprocess.DEVNULL,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-
-
-def _stopped(arguments, number):
-    """Start `xtuner sft`, wait for its first step, send it a signal; exit code and what it said."""
-    seen = []
-    with _started(arguments) as process:
-        for line in process.stderr:
-            seen.append(line)
-            if " Step 1/" in line:
-                process.send_signal(number)
-    return process.returncode, "".join(seen)
-
-
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGUSR1], ids=lambda number: number.name)
-def test_a_signal_to_the_launcher_saves_and_stops(options, tmp_path, number):
-    long_run = ("--checkpoint-interval", 100_000, "--scheduler-type", "constant")
-    code, said = _stopped(options(tmp_path, *long_run, "--total-step", 2000), number)
-    assert code == 7, said
-    [run_dir] = list_runs(tmp_path)
-    [checkpoint] = list_checkpoints(run_dir)
-    assert fault_of(checkpoint) is None
-    status = read_status(run_dir)
-    assert (status.state, status.exit_code, status.step) == ("stopped", 7, checkpoint.step)
-    assert f"after step {checkpoint.step} of 2000; the state is saved" in said
-    assert f"--resume {run_dir.path}" in said
-    if number == signal.SIGTERM:  # once is enough to see that the launcher can resume too
-        more = (*long_run, "--total-step", checkpoint.step + 1, "--resume", "auto")
-        with _started(options(tmp_path, *more)) as process:
-            said = process.communicate()[1]
-        assert process.returncode == 0, said
-        assert f"resuming {run_dir.path} after step {checkpoint.step}" in said
-        assert (run_dir.logs / "attempt_0").exists() and (run_dir.logs / "attempt_1").exists()
-
-
-def test_save_now_saves_without_stopping(server, options, tmp_path):
-    run = server.start(*options(tmp_path, "--total-step", 100_000, "--checkpoint-interval", 100_000))
-    run.wait_until_it_says("Step 2/")
-    [run_dir] = list_runs(tmp_path)
-    run_dir.save_now.touch()
-    run.wait_until_it_says("] saved ")
-    while run_dir.save_now.exists():
-        time.sleep(0.05)
-    assert fault_of(list_checkpoints(run_dir)[0]) is None
-    run.send(signal.SIGTERM)
-    assert set(run.wait().codes) == {7}
