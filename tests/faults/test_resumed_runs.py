@@ -205,9 +205,9 @@ FAILURES = [
     "save.state:rank=1:eio",
     "save.tensors:rank=1:enospc",
     "save.shard:rank=1:eio",
+    "save.fsync:rank=1:eio",
     "save.metadata:rank=0:enospc",
     "save.written:rank=1:enospc",
-    "save.fsync:rank=1:eio",
     "save.manifest:rank=0:enospc",
     "meta.MANIFEST.json.pre:rank=0:enospc",
 ]

@@ -15,7 +15,6 @@ import re
 import secrets
 import shutil
 from collections.abc import Iterable, Mapping
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -162,7 +161,7 @@ def temporary_directory(run_dir: RunDir, step: int, save_id: str) -> Path:
 
 
 def durable_entry(directory: Path, path: Path) -> FileEntry:
-    """Make a written file durable and describe it; it is hashed while the disk works.
+    """Make a small file that was written durable, and describe it; large ones are a `HashedFile`.
 
     Raises:
         OSError: the disk failed; what the file holds is not known then.
@@ -170,13 +169,10 @@ def durable_entry(directory: Path, path: Path) -> FileEntry:
     descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     try:
         point("save.fsync")
-        with ThreadPoolExecutor(max_workers=1) as pool:
-            syncing = pool.submit(os.fsync, descriptor)
-            sha256 = sha256_of(path)
-            syncing.result()
+        os.fsync(descriptor)
     finally:
         os.close(descriptor)
-    return FileEntry(path.relative_to(directory).as_posix(), path.stat().st_size, sha256)
+    return FileEntry(path.relative_to(directory).as_posix(), path.stat().st_size, sha256_of(path))
 
 
 def sha256_of(path: Path) -> str:

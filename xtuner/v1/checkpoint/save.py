@@ -136,12 +136,13 @@ def _write_state(snapshot: Snapshot | Exception, temporary: Path, rank: int) -> 
 def _write_tensors(snapshot: Snapshot, temporary: Path, rank: int, group: dist.ProcessGroup | None) -> list[FileEntry]:
     """Write what this rank holds of the tensors, and make its files durable; the files."""
     checkpoint = Checkpoint(temporary, step=0)
-    save_tensors(snapshot.tensors, checkpoint.tensors, group)
+    shards = save_tensors(snapshot.tensors, checkpoint.tensors, group)
     point("save.written")
-    own = [*checkpoint.tensors.glob(f"__{rank}_*"), checkpoint.rank_state(rank)]
-    if rank == 0:
-        own.append(checkpoint.tensors / ".metadata")
-    return [durable_entry(temporary, path) for path in own]
+    others = [checkpoint.rank_state(rank), *([checkpoint.tensors / ".metadata"] if rank == 0 else [])]
+    return [
+        *(FileEntry(path.relative_to(temporary).as_posix(), file.size, file.sha256) for path, file in shards.items()),
+        *(durable_entry(temporary, path) for path in others),
+    ]
 
 
 def _agree(work: Callable[[], Value], group: dist.ProcessGroup | None) -> list[Value]:
