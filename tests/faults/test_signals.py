@@ -139,6 +139,8 @@ def _started(arguments, ranks=2, **environment):
         stdin=subprocess.DEVNULL,
         stderr=subprocess.PIPE,
         text=True,
+        # What this process was started to ignore, as shells start what they put into the background, is heard there.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
 
 
