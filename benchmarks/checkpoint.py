@@ -2,8 +2,9 @@
 
     python benchmarks/checkpoint.py --size-mib 512
 
-One rank saves a model of random weights with AdamW's state, in turn with a program that writes as many bytes into one
-file and makes it durable. Prints a Markdown table of medians over the rounds; ratios are taken round by round.
+One rank saves a model of random weights with AdamW's state, in turn with a bare loop that writes the same bytes into
+one file and makes it durable, and with a save that neither hashes nor writes a manifest. Prints a Markdown table of
+medians over the rounds; ratios are taken round by round.
 """
 
 import argparse
@@ -15,7 +16,10 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
+from unittest import mock
 
 _BYTES_A_PARAMETER = 12  # the parameter and AdamW's two moments, in float32
 _WIDTH = 1024
@@ -43,17 +47,18 @@ def main() -> None:
 
 def one_round(directory: Path, size_mib: int) -> dict[str, float]:
     """Seconds of a bare write, of a save and its parts, and of a restore."""
-    raw_s = _raw_write(directory / "raw", size_mib)
     import torch
     import torch.distributed as dist
     from torch import nn
     from torch.distributed.fsdp import fully_shard
 
-    from xtuner.run import checkpoints
+    from xtuner.run.checkpoints import fault_of
     from xtuner.run.layout import RunDir
+    from xtuner.v1.checkpoint import save as saving
     from xtuner.v1.checkpoint.restore import restore_checkpoint
     from xtuner.v1.checkpoint.save import Snapshot, save_checkpoint
     from xtuner.v1.engine.distributed import mesh_of_ranks
+    from xtuner.v1.model.shard import local_part
 
     dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
     num_layers = max(1, size_mib * 2**20 // (_BYTES_A_PARAMETER * _WIDTH**2))
@@ -63,63 +68,61 @@ def one_round(directory: Path, size_mib: int) -> dict[str, float]:
     model(torch.ones(1, _WIDTH)).sum().backward()
     optimizer.step()
 
-    timed = _Timer()
-    checkpoints.sha256_of = timed.around(checkpoints.sha256_of)
     run_dir = RunDir.create(directory)
     device = torch.device("cpu")
-    begun_at = time.perf_counter()
-    snapshot = Snapshot.take(model, [optimizer], device)
-    checkpoint = save_checkpoint(snapshot, run_dir, 1, facts={"world_size": 1})
-    save_s, hash_s = time.perf_counter() - begun_at, timed.seconds
-    begun_at = time.perf_counter()
-    copy = Snapshot.take(model, [optimizer], device).copied()
-    stall_s = time.perf_counter() - begun_at
-    del copy
-    begun_at = time.perf_counter()
-    assert checkpoints.fault_of(checkpoint) is None
-    verify_s = time.perf_counter() - begun_at
-    begun_at = time.perf_counter()
-    restore_checkpoint(model, [optimizer], checkpoint, device=device)
-    restore_s = time.perf_counter() - begun_at
+
+    def save(step: int) -> Any:
+        return save_checkpoint(Snapshot.take(model, [optimizer], device), run_dir, step, facts={"world_size": 1})
+
+    def save_unnamed(step: int) -> None:
+        with (
+            mock.patch("xtuner.run.hashed_file.hashlib.sha256", _NoDigest),
+            mock.patch.object(saving, "commit", lambda *_: True),
+        ):
+            save(step)
+
+    save(1)  # what is imported and made at the first time only
+    tensors = Snapshot.take(model, [optimizer], device).tensors.values()
+    buffers = [memoryview(local_part(tensor).numpy()).cast("B") for tensor in tensors if tensor.dim()]
+    seconds = {
+        "raw": _seconds(lambda: _raw_write(directory / "raw-1", buffers)),
+        "save": _seconds(lambda: save(2)),
+        "unhashed": _seconds(lambda: save_unnamed(3)),
+    }
+    seconds["raw"] = statistics.mean([seconds["raw"], _seconds(lambda: _raw_write(directory / "raw-2", buffers))])
+    seconds["stall"] = _seconds(lambda: Snapshot.take(model, [optimizer], device).copied())
+    checkpoint = save(4)
+    seconds["verify"] = _seconds(lambda: fault_of(checkpoint))
+    seconds["restore"] = _seconds(lambda: restore_checkpoint(model, [optimizer], checkpoint, device=device))
+    assert fault_of(checkpoint) is None
     shutil.rmtree(run_dir.path)
     dist.destroy_process_group()
-    return {
-        "raw": raw_s,
-        "save": save_s,
-        "hash": hash_s,
-        "stall": stall_s,
-        "verify": verify_s,
-        "restore": restore_s,
-    }
-
-
-class _Timer:
-    """Adds up the seconds of the calls of a function."""
-
-    def __init__(self) -> None:
-        self.seconds = 0.0
-
-    def around(self, function):
-        def call(*arguments):
-            begun_at = time.perf_counter()
-            try:
-                return function(*arguments)
-            finally:
-                self.seconds += time.perf_counter() - begun_at
-
-        return call
-
-
-def _raw_write(path: Path, size_mib: int) -> float:
-    block = os.urandom(2**20)
-    begun_at = time.perf_counter()
-    with path.open("wb", buffering=0) as file:
-        for _ in range(size_mib):
-            file.write(block)
-        os.fsync(file.fileno())
-    seconds = time.perf_counter() - begun_at
-    path.unlink()
     return seconds
+
+
+class _NoDigest:
+    """Stands for SHA-256 where hashing is not to be measured."""
+
+    def update(self, block: memoryview) -> None:
+        """Do nothing."""
+
+    def hexdigest(self) -> str:
+        """Nothing."""
+        return ""
+
+
+def _seconds(work: Callable[[], Any]) -> float:
+    begun_at = time.perf_counter()
+    work()
+    return time.perf_counter() - begun_at
+
+
+def _raw_write(path: Path, buffers: list[memoryview]) -> None:
+    with path.open("wb", buffering=0) as file:
+        for buffer in buffers:
+            for start in range(0, buffer.nbytes, 2**20):
+                file.write(buffer[start : start + 2**20])
+        os.fsync(file.fileno())
 
 
 def print_table(rounds: list[dict[str, float]], size_mib: int) -> None:
@@ -127,9 +130,9 @@ def print_table(rounds: list[dict[str, float]], size_mib: int) -> None:
     print(f"\nA checkpoint of {size_mib:,} MiB, medians of {len(rounds)} rounds:\n")
     print("| | s | over the bare write |\n| --- | --- | --- |")
     labels = {
-        "raw": "bare write and fsync of as many bytes",
+        "raw": "bare write and fsync of the same bytes",
         "save": "a save, whole",
-        "hash": "of it hashing, while the disk works",
+        "unhashed": "a save without hashes and manifest",
         "stall": "the copy that training waits for with --async-checkpoint",
         "verify": "looking whether it is whole, every byte",
         "restore": "restoring it",

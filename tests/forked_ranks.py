@@ -60,7 +60,8 @@ class Started:
 
     def wait(self) -> Ended:
         """Wait for the end of all ranks."""
-        return Ended(tuple(self._server.read()), self.said())
+        [codes] = self._server.read()
+        return Ended(tuple(codes), self.said())
 
 
 class ForkServer:
@@ -80,25 +81,40 @@ class ForkServer:
 
     def start(self, *arguments: object, ranks: int = 2, fault: str = "", **limits: int) -> Started:
         """Start the training entry with `arguments`; `file_size` limits the bytes of a file (RLIMIT_FSIZE)."""
-        self._num_runs += 1
-        output = self._directory / f"run-{self._num_runs}.txt"
-        output.touch()
-        launch = {"argv": [*map(str, arguments)], "ranks": ranks, "fault": fault, "output": str(output), **limits}
-        assert self._process.stdin
-        self._process.stdin.write(json.dumps(launch) + "\n")
-        self._process.stdin.flush()
-        return Started(self, self.read(), output)
+        launch = self._launch(arguments, ranks=ranks, fault=fault, **limits)
+        [pids] = self._start([launch])
+        return Started(self, pids, Path(launch["output"]))
 
     def run(self, *arguments: object, **options: Any) -> Ended:
         """Start the training entry and wait for its end."""
         return self.start(*arguments, **options).wait()
 
-    def read(self) -> list[int]:
-        """The next answer of the server: process ids, or exit codes."""
+    def race(self, *arguments: object, num_runs: int = 2, **options: Any) -> list[Ended]:
+        """Start the training entry several times at once, and wait for all ends."""
+        launches = [self._launch(arguments, **options) for _ in range(num_runs)]
+        self._start(launches)
+        outputs = [Path(launch["output"]) for launch in launches]
+        codes = self.read()
+        return [Ended(tuple(of_run), output.read_text()) for of_run, output in zip(codes, outputs, strict=True)]
+
+    def _launch(self, arguments: Sequence[object], *, ranks: int = 2, fault: str = "", **limits: int) -> dict[str, Any]:
+        self._num_runs += 1
+        output = self._directory / f"run-{self._num_runs}.txt"
+        output.touch()
+        return {"argv": [*map(str, arguments)], "ranks": ranks, "fault": fault, "output": str(output), **limits}
+
+    def _start(self, launches: list[dict[str, Any]]) -> list[list[int]]:
+        assert self._process.stdin
+        self._process.stdin.write(json.dumps(launches) + "\n")
+        self._process.stdin.flush()
+        return self.read()
+
+    def read(self) -> list[list[int]]:
+        """The next answer of the server: for each run the process ids, or the exit codes, of its ranks."""
         assert self._process.stdout
         answer = self._process.stdout.readline()
         assert answer, "the server ended"
-        return [int(number) for number in json.loads(answer)]
+        return [[int(number) for number in numbers] for numbers in json.loads(answer)]
 
     def close(self) -> None:
         """End the server."""
@@ -114,13 +130,16 @@ def _serve() -> None:
     import xtuner.v1.train.trainer  # noqa: F401
 
     for line in sys.stdin:
-        launch = json.loads(line)
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            port = probe.getsockname()[1]
-        pids = [_fork(launch, rank, port) for rank in range(launch["ranks"])]
+        pids = [_fork_all(launch) for launch in json.loads(line)]
         print(json.dumps(pids), flush=True)
         print(json.dumps(_wait_for(pids)), flush=True)
+
+
+def _fork_all(launch: dict[str, Any]) -> list[int]:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    return [_fork(launch, rank, port) for rank in range(launch["ranks"])]
 
 
 def _fork(launch: dict[str, Any], rank: int, port: int) -> int:
@@ -151,24 +170,39 @@ def _become_rank(launch: dict[str, Any], rank: int, port: int) -> None:
     runpy.run_path(str(_ENTRY), run_name="__main__")
 
 
-def _wait_for(pids: list[int]) -> list[int]:
-    codes: dict[int, int] = {}
-    killed_at = float("inf")
-    while len(codes) < len(pids):
-        for pid in [pid for pid in pids if pid not in codes]:
+def _wait_for(runs: list[list[int]]) -> list[list[int]]:
+    ends = [_End(pids) for pids in runs]
+    while [end for end in ends if not end.look()]:
+        time.sleep(_POLL_S)
+    return [[end.codes[pid] for pid in end.pids] for end in ends]
+
+
+class _End:
+    """How the ranks of a run end: the others are asked to leave when one fails, and later made to."""
+
+    def __init__(self, pids: list[int]) -> None:
+        self.pids = pids
+        self.codes: dict[int, int] = {}
+        self._killed_at = float("inf")
+
+    def look(self) -> bool:
+        """Whether all have ended."""
+        for pid in self._left():
             ended, status = os.waitpid(pid, os.WNOHANG)
             if ended:
-                codes[pid] = os.waitstatus_to_exitcode(status)
-        left = [pid for pid in pids if pid not in codes]
-        if left and killed_at == float("inf") and any(codes.values()):
-            killed_at = time.monotonic() + _GRACE_S
+                self.codes[pid] = os.waitstatus_to_exitcode(status)
+        left = self._left()
+        if left and self._killed_at == float("inf") and any(self.codes.values()):
+            self._killed_at = time.monotonic() + _GRACE_S
             for pid in left:
                 os.kill(pid, signal.SIGTERM)
-        if time.monotonic() > killed_at:
+        if time.monotonic() > self._killed_at:
             for pid in left:
                 os.kill(pid, signal.SIGKILL)
-        time.sleep(_POLL_S)
-    return [codes[pid] for pid in pids]
+        return not left
+
+    def _left(self) -> list[int]:
+        return [pid for pid in self.pids if pid not in self.codes]
 
 
 if __name__ == "__main__":

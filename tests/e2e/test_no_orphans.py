@@ -11,15 +11,15 @@ import time
 import psutil
 import pytest
 from commands import BIN, ROOT
-from processes import end_all, processes_of, ranks_of, torchrun_of, wait_for, wait_for_step, wait_until_gone
+from processes import end_all, processes_of, ranks_of, torchrun_of, wait_for, wait_until_gone
 
 from xtuner.run.layout import list_runs
 from xtuner.run.supervision import read_supervision
 
 _NUM_KILLS = int(os.environ.get("XTUNER_NUM_KILLS", "0"))
 _KINDS = ("cli", "supervisor", "torchrun", "rank")
-# Killed in training are torchrun and a rank in test_failing_rank.py.
-_CASES = [(kind, "starting") for kind in _KINDS] + [("cli", "training")]
+# Killed in training are torchrun and a rank in test_failing_rank.py, and the command line in test_random_kills.py.
+_CASES = [(kind, "starting") for kind in _KINDS]
 _MANY = [(kind, f"at any time, {number}") for kind in _KINDS for number in range(1, _NUM_KILLS + 1)]
 _ANY_TIME_S = 15.0  # from the first moment of a rank; on a busy machine they train after about ten
 
@@ -37,9 +37,7 @@ def test_nothing_outlives_what_is_killed(tiny_model, chats, tmp_path, kind, mome
     ) as launcher:
         try:
             wait_for(lambda: len(ranks_of(tmp_path)) == 2)  # they import, meet, load
-            if moment == "training":
-                wait_for_step(tmp_path, 2)
-            elif moment != "starting":
+            if moment != "starting":
                 time.sleep(random.uniform(0, _ANY_TIME_S))
             everything = processes_of(tmp_path)
             assert len(everything) >= 4

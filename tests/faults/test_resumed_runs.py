@@ -1,81 +1,32 @@
 """Runs that die or are stopped go on from their checkpoint and end with the very weights of an undisturbed run."""
 
+import errno
 import os
-import random
 import signal
+import socket
 import subprocess
-import time
 
 import pytest
-from commands import BIN, ROOT
-from forked_ranks import ForkServer
+from commands import run
+from trained_runs import completed, steps_of, weights_of
 
 from xtuner.run.atomic import read_json
 from xtuner.run.checkpoints import fault_of, list_checkpoints, sha256_of
+from xtuner.run.claim import claim_run, newest_claim
 from xtuner.run.index import scan
 from xtuner.run.layout import list_runs
-from xtuner.run.metrics import read_metrics
-from xtuner.run.status import read_status
 
-_STEPS = 6
 IS_LONG = "XTUNER_LONG_FAULTS" in os.environ  # `make faults`
-NUM_KILLS = 100 if IS_LONG else 5
 SAVE_POINTS = [(1, 20), (2, 20), (4, 20)] if IS_LONG else [(2, 3)]  # ranks, and at how many saves they die
-
-
-@pytest.fixture(scope="module")
-def server(tmp_path_factory):
-    server = ForkServer(tmp_path_factory.mktemp("outputs"))
-    yield server
-    server.close()
-
-
-@pytest.fixture(scope="module")
-def options(tiny_model, chats):
-    """The options of a run in a work dir."""
-
-    def of(work_dir, *more):
-        return [
-            *("--load-from", tiny_model("qwen3"), "--dataset", chats, "--work-dir", work_dir),
-            *("--total-step", _STEPS, "--pack-max-length", 256, "--checkpoint-interval", 2, *more),
-        ]
-
-    return of
-
-
-def _weights(work_dir):
-    """The SHA-256 of what the newest run exported."""
-    return sha256_of(_trained(work_dir).latest_export / "model.safetensors")
-
-
-def _trained(work_dir):
-    """The run that has made a model: of two that began in one second, names do not say which came first."""
-    [run_dir] = [run_dir for run_dir in list_runs(work_dir) if run_dir.latest_export.exists()]
-    return run_dir
-
-
-def _steps(run_dir, rank=0):
-    """Loss and gradient norm of each step, as the newest attempt to make it says."""
-    records = [record for record in read_metrics(run_dir.rank_metrics(rank)) if "total_loss" in record]
-    return {
-        record["step"]: (record["total_loss"], record["reduced_llm_loss"], record["grad_norm"]) for record in records
-    }
-
-
-def _completed(server, arguments, **how):
-    """Run to the end, which must be a good one; what was said."""
-    done = server.run(*arguments, **how)
-    assert set(done.codes) == {0}, done.output
-    return done.output
 
 
 @pytest.fixture(scope="module")
 def undisturbed(server, options, tmp_path_factory):
     """Weights and steps of a run that nothing happens to."""
     work_dir = tmp_path_factory.mktemp("undisturbed")
-    _completed(server, options(work_dir))
+    completed(server, options(work_dir))
     [run_dir] = list_runs(work_dir)
-    return _weights(work_dir), _steps(run_dir)
+    return weights_of(work_dir), steps_of(run_dir)
 
 
 # --- Killed ---
@@ -110,11 +61,11 @@ def test_a_kill_at_any_point_of_a_save_costs_one_interval_at_most(server, option
     kills = [KILLS[0], KILLS[3], KILLS[6]] if more else KILLS
     for fault, steps_left in kills:
         assert _die(server, arguments, fault) == steps_left, fault
-    said = _completed(server, [*arguments, "--resume", "auto"])
+    said = completed(server, [*arguments, "--resume", "auto"])
     [run_dir] = list_runs(tmp_path)
     assert f"resumed from {run_dir.checkpoints / 'step-00000002'}: the next step is 3" in said
     assert ("in the background: training waited" in said) == bool(more)
-    assert (_weights(tmp_path), _steps(run_dir)) == undisturbed
+    assert (weights_of(tmp_path), steps_of(run_dir)) == undisturbed
     assert not list(run_dir.checkpoints.glob(".tmp-*"))
     resumed_after = [resumed["after_step"] for resumed in read_json(run_dir.run_json)["resumed"]]
     assert resumed_after == [steps_left[-1] for _, steps_left in kills]
@@ -142,9 +93,9 @@ def test_a_kill_in_an_export_or_a_record_leaves_no_half_of_one(server, options, 
         if is_there:
             assert sha256_of(run_dir.export(6) / "model.safetensors") == undisturbed[0], fault
     assert list(run_dir.path.glob(".exports.json.*.tmp"))  # the control: they do leave something
-    _completed(server, [*options(tmp_path), "--resume", "auto"])
+    completed(server, [*options(tmp_path), "--resume", "auto"])
     assert scan(tmp_path)["runs"][0]["verified_exports"] == ["hf-6"]
-    assert (_weights(tmp_path), _steps(run_dir)) == undisturbed
+    assert (weights_of(tmp_path), steps_of(run_dir)) == undisturbed
     assert not [path.name for path in run_dir.path.iterdir() if path.name.startswith(".")]
 
 
@@ -153,52 +104,49 @@ def test_every_save_is_resumed_bit_for_bit(server, options, tmp_path, ranks, num
     """Each launch dies right after its first save, so that the last weights have gone through each of them."""
     more = ("--total-step", num_points + 2, "--checkpoint-interval", 1)
     whole, died = options(tmp_path / "whole", *more), options(tmp_path / "died", *more)
-    _completed(server, whole, ranks=ranks)
+    completed(server, whole, ranks=ranks)
     for step in range(1, num_points + 1):
         assert _die(server, died, "save.rename.post:rank=0", ranks=ranks)[-1] == step
-    _completed(server, [*died, "--resume", "auto"], ranks=ranks)
+    completed(server, [*died, "--resume", "auto"], ranks=ranks)
     _require_same_runs(tmp_path / "died", tmp_path / "whole", ranks)
 
 
 def _require_same_runs(work_dir, other, ranks):
-    assert _weights(work_dir) == _weights(other)
+    assert weights_of(work_dir) == weights_of(other)
     [one], [another] = list_runs(work_dir), list_runs(other)
     for rank in range(ranks):
-        assert _steps(one, rank) == _steps(another, rank)
+        assert steps_of(one, rank) == steps_of(another, rank)
 
 
-def test_kills_at_random_times_lose_nothing(server, options, tmp_path):
-    seed = random.randrange(2**32)
-    print("seed", seed)
-    dice = random.Random(seed)
-    more = ("--total-step", 3 * NUM_KILLS, "--checkpoint-interval", 1, "--scheduler-type", "constant")
-    _completed(server, options(tmp_path / "whole", *more))
-    num_kills = num_runs = 0
-    while num_kills < NUM_KILLS:  # a run that was faster than its killer is compared, and another one begun
-        work_dir = tmp_path / f"killed-{num_runs}"
-        num_kills += _kill_until_it_ends(server, [*options(work_dir, *more), "--resume", "auto"], dice, num_kills)
-        num_runs += 1
-        assert _weights(work_dir) == _weights(tmp_path / "whole")
-    print(f"{num_kills} kills over {num_runs} runs")
+# --- Resumed twice at once ---
 
 
-def _kill_until_it_ends(server, arguments, dice, num_kills):
-    """Kill all ranks at once, again and again, until `NUM_KILLS` are reached in all, then let the run end."""
-    num_here = 0
-    while True:
-        started = server.start(*arguments)
-        if num_kills + num_here < NUM_KILLS:
-            if dice.random() < 0.8:  # else wherever it is on its way to a step
-                started.wait_until_it_says(" Step ")
-            time.sleep(dice.uniform(0, 1))
-            started.send(signal.SIGKILL)
-        codes = set(started.wait().codes)
-        if codes == {0}:
-            return num_here
-        assert codes <= {-signal.SIGKILL, 0}, started.said()
-        num_here += 1
-        for run_dir in list_runs(arguments[arguments.index("--work-dir") + 1]):
-            assert {fault_of(checkpoint) for checkpoint in list_checkpoints(run_dir)} <= {None}
+def test_of_two_that_resume_at_once_one_goes_on(server, options, tmp_path, undisturbed):
+    arguments = options(tmp_path)
+    _die(server, arguments, "save.rename.post:rank=0")
+    # Both have found the run dead before one claims it.
+    ended = server.race(*arguments, "--resume", "auto", fault="claim.pre:rank=0:sleep=2")
+    loser, winner = sorted(ended, key=lambda run: run.codes, reverse=True)
+    assert winner.codes == (0, 0), winner.output
+    assert loser.codes == (9, 9), loser.output
+    [run_dir] = list_runs(tmp_path)
+    assert f"error: the run {run_dir.path} is in use: process {newest_claim(run_dir).process.pid} on " in loser.output
+    assert f"hint: look at it with: xtuner monitor {run_dir.path}" in loser.output
+    assert loser.output.count("error:") == 1
+    assert (weights_of(tmp_path), steps_of(run_dir)) == undisturbed
+    assert len(read_json(run_dir.run_json)["resumed"]) == 1
+
+
+def test_a_launcher_does_not_resume_what_is_claimed(server, options, tmp_path):
+    arguments = options(tmp_path)
+    _die(server, arguments, "save.rename.post:rank=0")
+    [run_dir] = list_runs(tmp_path)
+    records = run_dir.run_json.read_text()
+    claim_run(run_dir, 0)  # by this process, which is another one to the launcher
+    launched = run("xtuner", "sft", *arguments, "--resume", "auto")
+    assert launched.returncode == 9, launched.stderr
+    assert f"in use: process {os.getpid()} on {socket.gethostname()} goes on with it" in launched.stderr
+    assert run_dir.run_json.read_text() == records and not run_dir.supervisor_json.exists()
 
 
 # --- Every way to train, on any number of ranks ---
@@ -216,21 +164,21 @@ def _kill_until_it_ends(server, arguments, dice, num_kills):
 )
 def test_every_way_to_train_is_resumed_exactly(server, options, tmp_path, more):
     whole, died = options(tmp_path / "whole", *more), options(tmp_path / "died", *more)
-    _completed(server, whole)
+    completed(server, whole)
     assert _die(server, died, "save.rename.post") == (2,)
-    _completed(server, [*died, "--resume", "auto"])
+    completed(server, [*died, "--resume", "auto"])
     _require_same_runs(tmp_path / "died", tmp_path / "whole", 2)
 
 
 def test_other_numbers_of_ranks_go_on_with_the_same_rows(server, options, tmp_path):
     common = ("--global-batch-size", 4, "--checkpoint-interval", 1)
     whole, split = options(tmp_path / "whole", *common), options(tmp_path / "split", *common)
-    _completed(server, whole, ranks=1)
+    completed(server, whole, ranks=1)
     for ranks in (1, 2, 4, 1):  # each goes on from the save of the one before, and dies after the next
         _die(server, split, "save.rename.post:rank=0", ranks=ranks)
-    _completed(server, [*split, "--resume", "auto"], ranks=2)
+    completed(server, [*split, "--resume", "auto"], ranks=2)
     [of_whole], [of_split] = list_runs(tmp_path / "whole"), list_runs(tmp_path / "split")
-    expected, found = _steps(of_whole), _steps(of_split)
+    expected, found = steps_of(of_whole), steps_of(of_split)
     assert expected.keys() == found.keys()
     for step, (_, loss, norm) in expected.items():
         assert found[step][1] == pytest.approx(loss, rel=1e-5)
@@ -244,33 +192,55 @@ def test_other_data_is_refused(server, options, tmp_path):
     refused = server.run(*other)
     assert refused.codes == (4, 4)
     assert "seed 42 is now 7" in refused.output and "--allow-data-change" in refused.output
-    assert "resumed with other data: " in _completed(server, [*other, "--allow-data-change"])
+    assert "resumed with other data: " in completed(server, [*other, "--allow-data-change"])
 
 
 # --- Saves that fail ---
 
 
-# One save after the other fails elsewhere. What fails while tensors are written is in the test after this one.
+# One save after the other fails elsewhere, on one rank alone: before the tensors are written, meanwhile, and after it.
 FAILURES = [
-    "save.mkdir:rank=0:enospc",
-    "save.written:rank=1:enospc",
+    "save.snapshot:rank=1:enospc",
+    "save.mkdir:rank=0:nth=2:enospc",
+    "save.state:rank=1:eio",
+    "save.tensors:rank=1:enospc",
+    "save.shard:rank=1:eio",
     "save.fsync:rank=1:eio",
+    "save.metadata:rank=0:enospc",
+    "save.written:rank=1:enospc",
     "save.manifest:rank=0:enospc",
     "meta.MANIFEST.json.pre:rank=0:enospc",
-    "prune.pre:rank=0:eio",
 ]
+NUM_FAILURES = len(FAILURES)
+
+
+@pytest.fixture(scope="module")
+def longer(server, options, tmp_path_factory):
+    """The options of a run in which every save may fail, and the weights of one in which none is made."""
+    lengths = ("--total-step", NUM_FAILURES + 5)
+    work_dir = tmp_path_factory.mktemp("longer")
+    completed(server, options(work_dir, *lengths, "--checkpoint-interval", 1000))
+    return (*lengths, "--checkpoint-interval", 1), weights_of(work_dir)
 
 
 @pytest.mark.parametrize("more", [(), ("--async-checkpoint",)], ids=["sync", "async"])
-def test_a_save_that_fails_costs_a_warning(server, options, tmp_path, more):
-    lengths = ("--total-step", 10, "--checkpoint-interval", 1)
-    said = _completed(server, options(tmp_path / "failing", *lengths, *more), fault=";".join(FAILURES))
-    failed = [step for step in range(1, 10) if f"the checkpoint of step {step} could not be saved: rank" in said]
-    assert failed == [1, 2, 3, 4, 5] and said.count("could not be removed") == 1
-    run_dir = _require_saved(tmp_path / "failing", [8, 9])
-    assert not list(run_dir.checkpoints.glob(".[!.]*"))
-    _completed(server, options(tmp_path / "whole", *lengths))
-    assert _weights(tmp_path / "failing") == _weights(tmp_path / "whole")
+def test_a_save_that_fails_on_one_rank_costs_a_warning(server, options, tmp_path, longer, more):
+    lengths, weights = longer
+    fault = ";".join([*FAILURES, "prune.pre:rank=0:eio"])
+    said = completed(server, options(tmp_path, *lengths, *more), fault=fault)
+    failures = [line for line in said.splitlines() if " could not be saved: rank " in line]
+    assert [int(line.partition("of step ")[2].split()[0]) for line in failures] == [*range(1, NUM_FAILURES + 1)]
+    for line, failure in zip(failures, FAILURES, strict=True):
+        [rank] = [option for option in failure.split(":") if option.startswith("rank=")]
+        number = getattr(errno, failure.rpartition(":")[2].upper())
+        rank_words = rank.replace("=", " ")
+        assert (
+            f"could not be saved: {rank_words}: OSError: [Errno {number}] {os.strerror(number)}; training goes on"
+            in line
+        )
+    assert said.count("could not be removed") == 1
+    run_dir = _require_saved(tmp_path, [NUM_FAILURES + 3, NUM_FAILURES + 4])
+    assert not list(run_dir.checkpoints.glob(".[!.]*")) and weights_of(tmp_path) == weights
 
 
 def _require_saved(work_dir, steps):
@@ -285,10 +255,10 @@ def test_files_that_may_not_grow(server, options, tmp_path, tiny_model, undistur
     """RLIMIT_FSIZE ends a write as a full disk does. An export fits below the limit, what a rank saves does not."""
     export = (tiny_model("qwen3") / "model.safetensors").stat().st_size
     limit = int(export * (1.1 + 0.3 * share))  # a rank of two saves half of three times as much
-    said = _completed(server, options(tmp_path), file_size=limit)
+    said = completed(server, options(tmp_path), file_size=limit)
     assert said.count("could not be saved: rank") == 2
     run_dir = _require_saved(tmp_path, [])
-    assert not list(run_dir.checkpoints.iterdir()) and _weights(tmp_path) == undisturbed[0]
+    assert not list(run_dir.checkpoints.iterdir()) and weights_of(tmp_path) == undisturbed[0]
 
 
 @pytest.fixture
@@ -316,10 +286,10 @@ def small_disk(tmp_path):
 def test_a_full_disk(server, options, small_disk, tiny_model, undisturbed, size, saved, words):
     """In sizes of an export: a checkpoint of three seems to fit into one and does not; a second not into the other."""
     disk = small_disk(int(size * (tiny_model("qwen3") / "model.safetensors").stat().st_size))
-    said = _completed(server, options(disk))
+    said = completed(server, options(disk))
     assert "of them and the one that is written" in said and words in said
     run_dir = _require_saved(disk, saved)
-    assert not list(run_dir.checkpoints.glob(".tmp-*")) and _weights(disk) == undisturbed[0]
+    assert not list(run_dir.checkpoints.glob(".tmp-*")) and weights_of(disk) == undisturbed[0]
 
 
 def test_a_work_dir_that_is_read_only(server, options, small_disk):
@@ -328,112 +298,3 @@ def test_a_work_dir_that_is_read_only(server, options, small_disk):
     refused = server.run(*options(disk / "runs"))
     assert set(refused.codes) == {5}
     assert f"the work dir {disk / 'runs'} cannot be written: Read-only file system" in refused.output
-
-
-# --- Signals ---
-
-# Where one rank is sent a signal, the exit code, and the step whose state is saved then.
-CELLS = [
-    ("start", 8, None),
-    ("eval.batch", 7, 1),  # before the first step there is nothing to save yet
-    ("step", 7, 1),
-    ("step:nth=4", 7, 4),
-    ("eval.batch:nth=3", 7, 3),
-    ("save.written", 7, 3),
-    ("eval.batch:nth=5", 7, 6),
-    ("export.mkdir:rank=0", 7, 4),  # of the best model so far
-    ("export.mkdir:rank=0:nth=2", 0, None),  # all steps are trained
-]
-SIGNALS = ("SIGTERM", "SIGINT", "SIGUSR1")
-HIT = (
-    [(*cell, name) for cell in CELLS for name in SIGNALS]
-    if IS_LONG
-    else [(*cell, SIGNALS[number % 3]) for number, cell in enumerate(CELLS)]
-)
-
-
-@pytest.fixture(scope="module")
-def evaluated(server, options, chats, tmp_path_factory):
-    """The options of runs with evaluations, each of two batches a rank; weights and records of an undisturbed one."""
-    more = ("--eval-dataset", chats, "--eval-interval", 3, "--eval-max-packs", 4)
-    work_dir = tmp_path_factory.mktemp("evaluated")
-    _completed(server, options(work_dir, *more))
-    return more, _weights(work_dir), _evaluations(work_dir)
-
-
-def _evaluations(work_dir):
-    return [(record["step"], record["loss"]) for record in read_metrics(_trained(work_dir).eval_metrics)]
-
-
-@pytest.mark.parametrize(("point", "code", "step", "name"), HIT)
-def test_a_signal_in_any_phase(server, options, tmp_path, evaluated, point, code, step, name):
-    more, weights, evaluations = evaluated
-    arguments = options(tmp_path, *more)
-    ended = server.run(*arguments, fault=f"{point if 'rank' in point else point + ':rank=1'}:{name}")
-    assert code in ended.codes and (code == 8 or set(ended.codes) == {code}), ended.output
-    [run_dir] = list_runs(tmp_path)
-    if step:
-        assert list_checkpoints(run_dir)[-1].step == step and not (run_dir.path / "hf-6").exists()
-        assert fault_of(list_checkpoints(run_dir)[-1]) is None
-        assert read_status(run_dir).state == "stopped"
-    if code:
-        _completed(server, [*arguments, "--resume", "auto"])
-    assert _weights(tmp_path) == weights
-    if point != "eval.batch":  # there the one before the first step was left, and not made up for
-        assert _evaluations(tmp_path) == evaluations
-
-
-def _started(arguments, ranks=2):
-    return subprocess.Popen(
-        [str(BIN / "xtuner"), "sft", *map(str, arguments), "--nproc-per-node", str(ranks)],
-        cwd=ROOT,
-        env={**os.environ, "NO_COLOR": "1"},
-        stdin=subprocess.DEVNULL,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-
-
-def _stopped(arguments, number):
-    """Start `xtuner sft`, wait for its first step, send it a signal; exit code and what it said."""
-    seen = []
-    with _started(arguments) as process:
-        for line in process.stderr:
-            seen.append(line)
-            if " Step 1/" in line:
-                process.send_signal(number)
-    return process.returncode, "".join(seen)
-
-
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGUSR1], ids=lambda number: number.name)
-def test_a_signal_to_the_launcher_saves_and_stops(options, tmp_path, number):
-    long_run = ("--checkpoint-interval", 100_000, "--scheduler-type", "constant")
-    code, said = _stopped(options(tmp_path, *long_run, "--total-step", 2000), number)
-    assert code == 7, said
-    [run_dir] = list_runs(tmp_path)
-    [checkpoint] = list_checkpoints(run_dir)
-    assert fault_of(checkpoint) is None
-    status = read_status(run_dir)
-    assert (status.state, status.exit_code, status.step) == ("stopped", 7, checkpoint.step)
-    assert f"after step {checkpoint.step} of 2000; the state is saved" in said
-    assert f"--resume {run_dir.path}" in said
-    if number == signal.SIGTERM:  # once is enough to see that the launcher can resume too
-        more = (*long_run, "--total-step", checkpoint.step + 1, "--resume", "auto")
-        with _started(options(tmp_path, *more)) as process:
-            said = process.communicate()[1]
-        assert process.returncode == 0, said
-        assert f"resuming {run_dir.path} after step {checkpoint.step}" in said
-        assert (run_dir.logs / "attempt_0").exists() and (run_dir.logs / "attempt_1").exists()
-
-
-def test_save_now_saves_without_stopping(server, options, tmp_path):
-    run = server.start(*options(tmp_path, "--total-step", 100_000, "--checkpoint-interval", 100_000))
-    run.wait_until_it_says("Step 2/")
-    [run_dir] = list_runs(tmp_path)
-    run_dir.save_now.touch()
-    run.wait_until_it_says("] saved ")
-    while run_dir.save_now.exists():
-        time.sleep(0.05)
-    assert fault_of(list_checkpoints(run_dir)[0]) is None
-    run.send(signal.SIGTERM)
-    assert set(run.wait().codes) == {7}

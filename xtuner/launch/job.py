@@ -20,6 +20,7 @@ class Job:
         num_ranks: ranks on this machine.
         environment: variables for torchrun and its ranks, besides those of the supervising process.
         max_restarts: how often torchrun starts failed ranks again.
+        claim: the number under which this launch has claimed the run that it goes on with; 0 for a new run.
     """
 
     command: tuple[str, ...]
@@ -28,6 +29,7 @@ class Job:
     num_ranks: int
     environment: dict[str, str] = field(default_factory=dict)
     max_restarts: int = 0
+    claim: int = 0
 
     @property
     def home(self) -> RunDir:

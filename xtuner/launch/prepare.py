@@ -7,7 +7,6 @@ from itertools import count
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from xtuner.errors import WorkDirInUse
 from xtuner.launch.devices import threads_per_rank
 from xtuner.launch.job import Job
 from xtuner.launch.plan import LaunchPlan, torchrun_command
@@ -17,9 +16,9 @@ from xtuner.preflight import (
     prepare_evaluation_data,
     prepare_training_data,
 )
+from xtuner.run.claim import claim_run
 from xtuner.run.layout import RUN_DIR_VARIABLE, RunDir
 from xtuner.run.resume import find_resume_point
-from xtuner.run.supervision import supervised_runs
 
 if TYPE_CHECKING:
     from xtuner.data.prepare import Progress
@@ -33,23 +32,23 @@ STORE_VARIABLE = "TORCH_DISABLE_SHARE_RDZV_TCP_STORE"
 
 
 def prepare_job(plan: LaunchPlan, on_progress: "Callable[[Progress], None] | None" = None) -> Job:
-    """Tokenise the data of `plan` into the cache, and make or find the run directory.
+    """Tokenise the data of `plan` into the cache, and make the run directory, or claim that of the run to go on with.
 
     Raises:
         ModelError, DataError: the data cannot be trained on.
         UsageError: there is no checkpoint where `--resume` says.
-        WorkDirInUse: the run to be resumed goes on.
+        WorkDirInUse: the run to be resumed goes on, or another launch was faster to resume it.
         EnvironmentFault: the cache or the work dir cannot be written.
     """
     environment = _defaults(plan) | _fingerprints(plan, on_progress)
-    run_dir = _run_dir(plan) if plan.node_rank == 0 else None
+    run_dir, claim = _run_dir(plan) if plan.node_rank == 0 else (None, 0)
     if run_dir:
         environment[RUN_DIR_VARIABLE] = str(run_dir.path.absolute())
         log_dir = _free_log_dir(run_dir)
     else:
         log_dir = plan.config.work_dir / "nodes" / f"node{plan.node_rank}-{os.getpid()}"
     command = torchrun_command(replace(plan, log_dir=log_dir))
-    return Job(tuple(command), log_dir, run_dir, plan.nproc_per_node, environment, plan.max_restarts)
+    return Job(tuple(command), log_dir, run_dir, plan.nproc_per_node, environment, plan.max_restarts, claim)
 
 
 def _defaults(plan: LaunchPlan) -> dict[str, str]:
@@ -69,16 +68,11 @@ def _fingerprints(plan: LaunchPlan, on_progress: "Callable[[Progress], None] | N
     return variables
 
 
-def _run_dir(plan: LaunchPlan) -> RunDir:
+def _run_dir(plan: LaunchPlan) -> tuple[RunDir, int]:
     point = find_resume_point(plan.config.resume, plan.config.work_dir)
     if point is None:
-        return RunDir.create(plan.config.work_dir)
-    if supervised_runs(point.run_dir.path):  # its ranks may have written nothing yet
-        raise WorkDirInUse(
-            f"the run {point.run_dir.path} is being started or goes on: two runs must not write to it",
-            hint=f"look at it with: xtuner monitor {point.run_dir.path}",
-        )
-    return point.run_dir
+        return RunDir.create(plan.config.work_dir), 0
+    return point.run_dir, claim_run(point.run_dir, point.num_claims)
 
 
 def _free_log_dir(run_dir: RunDir) -> Path:

@@ -17,6 +17,7 @@ from xtuner.launch.job import Job
 from xtuner.launch.restarts import Restarts
 from xtuner.launch.stop_signals import StopSignals
 from xtuner.launch.survivors import Survivors
+from xtuner.run.claim import take_over_claim
 from xtuner.run.failure import forget_failures
 from xtuner.run.supervision import SupervisionFile, supervise_here
 from xtuner.run.tail import FileTail
@@ -38,9 +39,12 @@ def run_to_end(
 
     Raises:
         XTunerError: the run failed or was stopped; the error is that of the first rank that failed.
+        WorkDirInUse: the process that prepared `job` was killed, and another launch has claimed its run since.
         EnvironmentFault: the run directory cannot be written.
     """
     with StopSignals(is_detached=is_detached) as signals:  # before anybody can know whom to send one
+        if job.run_dir and job.claim:
+            take_over_claim(job.run_dir, job.claim)
         try:
             job.log_dir.mkdir(parents=True, exist_ok=True)
             file = supervise_here(job.home, is_detached=is_detached)

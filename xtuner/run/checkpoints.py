@@ -15,7 +15,7 @@ import re
 import secrets
 import shutil
 from collections.abc import Iterable, Mapping
-from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -161,7 +161,7 @@ def temporary_directory(run_dir: RunDir, step: int, save_id: str) -> Path:
 
 
 def durable_entry(directory: Path, path: Path) -> FileEntry:
-    """Make a written file durable and describe it; it is hashed while the disk works.
+    """Make a small file that was written durable, and describe it; large ones are a `HashedFile`.
 
     Raises:
         OSError: the disk failed; what the file holds is not known then.
@@ -169,13 +169,10 @@ def durable_entry(directory: Path, path: Path) -> FileEntry:
     descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     try:
         point("save.fsync")
-        with ThreadPoolExecutor(max_workers=1) as pool:
-            syncing = pool.submit(os.fsync, descriptor)
-            sha256 = sha256_of(path)
-            syncing.result()
+        os.fsync(descriptor)
     finally:
         os.close(descriptor)
-    return FileEntry(path.relative_to(directory).as_posix(), path.stat().st_size, sha256)
+    return FileEntry(path.relative_to(directory).as_posix(), path.stat().st_size, sha256_of(path))
 
 
 def sha256_of(path: Path) -> str:
@@ -218,7 +215,8 @@ def commit(
     os.rename(temporary, final)  # onto a whole checkpoint it fails: a directory that is not empty
     sync_directory(run_dir.checkpoints)
     point("save.rename.post")
-    point_link(run_dir.checkpoints / "latest", final)
+    with suppress(OSError):  # a hint for people: without it the checkpoint is there all the same
+        point_link(run_dir.checkpoints / "latest", final)
     return Checkpoint(final, step)
 
 

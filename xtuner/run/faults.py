@@ -9,8 +9,10 @@ import os
 import signal
 import time
 from dataclasses import dataclass
+from pathlib import Path
 
 _VARIABLE = "XTUNER_FAULT"
+_LOOK_EVERY_S = 0.02
 
 
 @dataclass
@@ -28,7 +30,7 @@ def _read(text: str) -> list[_Fault]:
 
 def _read_one(text: str) -> _Fault:
     name, *options, action = text.split(":")
-    values = dict(option.split("=") for option in options)
+    values = dict(option.split("=", 1) for option in options)
     rank = int(values["rank"]) if "rank" in values else None
     return _Fault(name, rank, int(values.get("nth", "1")), action)
 
@@ -45,7 +47,8 @@ def arm(text: str) -> None:
 def point(name: str) -> None:
     """Do what `XTUNER_FAULT` says for the point `name`, when it is reached for the nth time on its rank.
 
-    Actions: the name of a signal, sent to this process; `enospc` and `eio`, raised; `sleep=SECONDS`.
+    Actions: the name of a signal, sent to this process; `enospc` and `eio`, raised; `sleep=SECONDS`; `hold=FILE`, which
+    makes the file and waits until somebody has removed it.
 
     Raises:
         OSError: the variable asks for it.
@@ -77,5 +80,10 @@ def _act(action: str) -> None:
         raise OSError(number, os.strerror(number))
     if action.startswith("sleep="):
         time.sleep(float(action.removeprefix("sleep=")))
+    elif action.startswith("hold="):
+        gate = Path(action.removeprefix("hold="))
+        gate.touch()
+        while gate.exists():
+            time.sleep(_LOOK_EVERY_S)
     else:
         os.kill(os.getpid(), signal.Signals[action])

@@ -10,6 +10,7 @@ WORK_DIR/
     logs/failures/0/error.json  why a rank failed, as torchrun gets told on its machine
     metrics/rank0.jsonl         the same records with full precision
     checkpoints/                what a resumed run begins from, see run/checkpoints.py
+    claims/                     who has gone on with the run, see run/claim.py
     hf-100/, hf-latest -> hf-100
     adapter-100/, adapter-latest -> adapter-100    runs with LoRA
     hf-40/, hf-best -> hf-40      runs with evaluation data; adapter-best with LoRA
@@ -107,6 +108,11 @@ class RunDir:
     def checkpoints(self) -> Path:
         """The checkpoints, one directory a step."""
         return self.path / "checkpoints"
+
+    @property
+    def claims(self) -> Path:
+        """The launches that have gone on with the run, one file each."""
+        return self.path / "claims"
 
     @property
     def save_now(self) -> Path:

@@ -70,6 +70,11 @@ def this_process() -> ProcessIdentity:
     return ProcessIdentity(socket.gethostname(), os.getpid(), _birth(os.getpid()))
 
 
+def is_running(pid: int) -> bool:
+    """Whether a process of that number runs on this machine; a zombie does not."""
+    return bool(_birth(pid))
+
+
 def parent_of(pid: int) -> int | None:
     """The number of the parent of a process on this machine; None where there is no such process."""
     if _BOOT_ID.exists():

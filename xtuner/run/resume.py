@@ -1,13 +1,13 @@
 """Which run and which checkpoint `--resume` means."""
 
-import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
-from xtuner.errors import UsageError, WorkDirInUse
+from xtuner.errors import UsageError
 from xtuner.run.checkpoints import Checkpoint, Skipped, checkpoint_at, fault_of, newest_whole
+from xtuner.run.claim import newest_number, require_dead
 from xtuner.run.layout import RunDir, find_runs, is_run_dir, list_runs
-from xtuner.run.status import ALIVE_STATES, judge, read_status
+from xtuner.run.status import read_status
 
 
 @dataclass(frozen=True)
@@ -18,11 +18,13 @@ class ResumePoint:
         run_dir: the run, whose logs and records are continued.
         checkpoint: whole, as read just now.
         skipped: newer checkpoints that are not whole.
+        num_claims: the newest claim before the run was looked at: who goes on here makes the next one.
     """
 
     run_dir: RunDir
     checkpoint: Checkpoint
     skipped: tuple[Skipped, ...] = ()
+    num_claims: int = 0
 
 
 def find_resume_point(resume: str, work_dir: Path) -> ResumePoint | None:
@@ -34,42 +36,60 @@ def find_resume_point(resume: str, work_dir: Path) -> ResumePoint | None:
 
     Raises:
         UsageError: there is no whole checkpoint at the path.
-        WorkDirInUse: the run is alive.
+        WorkDirInUse: somebody goes on with the run.
     """
     if resume == "none":
         return None
     found = _newest_in(list_runs(work_dir)) if resume == "auto" else _at(Path(resume).expanduser())
     if found is None:
         return None
-    state = judge(read_status(found.run_dir), time.time())
-    if state in ALIVE_STATES:
-        raise WorkDirInUse(
-            f"the run {found.run_dir.path} is {state}: two runs must not write to it",
-            hint=f"look at it with: xtuner monitor {found.run_dir.path}",
-        )
+    require_dead(found.run_dir)
     return found
+
+
+def resume_point_in(run_dir: RunDir, resume: str) -> ResumePoint | None:
+    """Where a run goes on that a launcher has found by `find_resume_point`, and claimed, or has just made.
+
+    By now `find_resume_point` could mean another run, and would take this one for being in use.
+
+    Raises:
+        UsageError: the checkpoint at the path is not whole.
+    """
+    if resume == "none":
+        return None
+    path = Path(resume).expanduser()
+    return _at(path) if resume != "auto" and checkpoint_at(path) else _newest_of(run_dir)
 
 
 def _newest_in(runs: list[RunDir]) -> ResumePoint | None:
     for run_dir in reversed(runs):
-        if judge(read_status(run_dir), time.time()) == "finished":
+        num_claims = newest_number(run_dir)  # first of all: whoever goes on with it meanwhile makes this too small
+        status = read_status(run_dir)
+        if status and status.state == "finished":
             continue
-        checkpoint, skipped = newest_whole(run_dir)
-        if checkpoint:
-            return ResumePoint(run_dir, checkpoint, tuple(skipped))
+        found = _newest_of(run_dir)
+        if found:
+            return replace(found, num_claims=num_claims)
     return None
+
+
+def _newest_of(run_dir: RunDir) -> ResumePoint | None:
+    checkpoint, skipped = newest_whole(run_dir)
+    return ResumePoint(run_dir, checkpoint, tuple(skipped)) if checkpoint else None
 
 
 def _at(path: Path) -> ResumePoint:
     checkpoint = checkpoint_at(path)
     if checkpoint and is_run_dir(path.absolute().parent.parent):
+        run_dir = RunDir(path.absolute().parent.parent)
+        num_claims = newest_number(run_dir)
         reason = fault_of(checkpoint)
         if reason:
             raise UsageError(
                 f"--resume {path}: this checkpoint cannot be used: {reason}",
                 hint="pass the run directory instead: its newest whole checkpoint is taken",
             )
-        return ResumePoint(RunDir(path.absolute().parent.parent), checkpoint)
+        return ResumePoint(run_dir, checkpoint, num_claims=num_claims)
     found = _newest_in(find_runs(path))
     if found is None:
         raise UsageError(

@@ -9,6 +9,7 @@ from typing import Any
 
 from xtuner.run.atomic import read_json, write_json
 from xtuner.run.layout import RunDir
+from xtuner.run.process import ProcessIdentity, is_running, this_process
 
 ALIVE_STATES = ("starting", "running", "evaluating", "exporting")
 END_STATES = ("finished", "failed", "stopped")
@@ -28,12 +29,13 @@ _KINDS: dict[str, tuple[type, ...]] = {
     "step_at": (int, float),
     "exit_code": (int, type(None)),
     "message": (str,),
+    "born": (str,),
 }
 
 
 @dataclass(frozen=True)
 class Status:
-    """Where a run stands; times are seconds since the epoch."""
+    """Where a run stands; times are seconds since the epoch, `born` is that of `ProcessIdentity`."""
 
     state: str
     step: int
@@ -45,12 +47,13 @@ class Status:
     step_at: float
     exit_code: int | None = None
     message: str = ""
+    born: str = ""
 
 
 def start_status(total_steps: int) -> Status:
     """The status of a run that this process begins now."""
-    now = time.time()
-    return Status("starting", 0, total_steps, os.getpid(), socket.gethostname(), now, now, now)
+    now, process = time.time(), this_process()
+    return Status("starting", 0, total_steps, process.pid, process.host, now, now, now, born=process.born)
 
 
 def write_status(run_dir: RunDir, status: Status) -> None:
@@ -89,27 +92,30 @@ def judge(status: Status | None, now: float) -> str:
     """The state as a reader should show it: `lost` when a run that says it is alive is not.
 
     It is not when its last heartbeat is more than a minute before `now` (seconds since the epoch), or when it ran
-    on this host and its process is gone. `unknown` without a status, or with a state that is none of ours.
+    on this host and its process is gone: a zombie that nobody asks, as in a container without an init, is gone, and so
+    is one whose number another process has now. `unknown` without a status, or with a state that is none of ours.
     """
     if status is None or status.state not in (*ALIVE_STATES, *END_STATES):
         return "unknown"
     if status.state in END_STATES:
         return status.state
     has_heartbeat = now - status.heartbeat_at <= LOST_AFTER_S  # false for NaN
-    is_gone = status.host == socket.gethostname() and not _is_process(status.pid)
+    is_gone = status.host == socket.gethostname() and not _is_process(status)
     return "lost" if is_gone or not has_heartbeat else status.state
 
 
-def _is_process(pid: int) -> bool:
-    if pid <= 0:  # means process groups to kill(2)
+def _is_process(status: Status) -> bool:
+    if status.pid <= 0:  # means process groups to kill(2)
         return False
     try:
-        os.kill(pid, 0)
+        os.kill(status.pid, 0)
     except (ProcessLookupError, OverflowError):
         return False
     except PermissionError:
-        pass
-    return True
+        return True  # of another user, whose processes may be hidden
+    if status.born:
+        return ProcessIdentity(status.host, status.pid, status.born).is_alive
+    return is_running(status.pid)
 
 
 class StatusBeat:

@@ -136,10 +136,11 @@ def may_begin_again(run_dir: RunDir) -> bool:
 
 def supervised_runs(path: Path) -> list[RunDir]:
     """The runs behind `path`, a work dir or a run directory, whose launch has not ended, oldest first."""
-    return [run_dir for run_dir in find_runs(path) if _goes_on(run_dir)]
+    return [run_dir for run_dir in find_runs(path) if is_supervised(run_dir)]
 
 
-def _goes_on(run_dir: RunDir) -> bool:
+def is_supervised(run_dir: RunDir) -> bool:
+    """Whether the launch of a run has not ended, as far as this machine can know."""
     known = read_supervision(run_dir)
     if known is None or known.is_over:
         return False

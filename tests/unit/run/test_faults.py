@@ -62,6 +62,18 @@ def test_a_value_that_is_no_number_is_asked_for_by_whoever_computes_it():
     assert not faults.is_poisoned("loss")
 
 
+def test_a_process_is_held_until_it_is_let_go(tmp_path):
+    gate = tmp_path / "gate"
+    environment = {**os.environ, "XTUNER_FAULT": f"save:nth=2:hold={gate}"}
+    command = [sys.executable, "-c", _PROGRAM]
+    with subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True) as process:
+        while not gate.exists():
+            assert process.poll() is None
+        assert process.stdout.readline() == "passed\n" and process.poll() is None
+        gate.unlink()
+        assert process.stdout.read() == "passed\npassed\n"
+
+
 def test_a_process_that_was_forked_is_armed_by_a_call():
     program = _PROGRAM.replace("import point", "import arm, point") + "arm('save:SIGKILL'); arm(''); point('save')\n"
     program += "arm('save:nth=2:SIGKILL'); point('save'); print('passed', flush=True); point('save')\n"

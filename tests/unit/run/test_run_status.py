@@ -2,14 +2,26 @@
 
 import json
 import os
+import subprocess
+import sys
 import time
 from dataclasses import asdict, replace
+from pathlib import Path
+from subprocess import PIPE
 
 import pytest
 
 from xtuner.run import status as status_module
 from xtuner.run.layout import RunDir
-from xtuner.run.status import StatusBeat, judge, read_status, start_status, write_status
+from xtuner.run.status import Status, StatusBeat, judge, read_status, start_status, write_status
+
+PRINT_STATUS = """
+import json
+from dataclasses import asdict
+from xtuner.run.status import start_status
+print(json.dumps(asdict(start_status(10))), flush=True)
+input()
+"""
 
 
 @pytest.fixture
@@ -59,9 +71,30 @@ def test_states_and_pids_from_outside_are_judged_with_care():
     for pid in (0, -1, 10**30):
         assert judge(replace(status, pid=pid), now) == "lost"
     assert judge(replace(status, heartbeat_at=float("nan")), now) == "lost"
-    assert judge(replace(status, pid=1), now) == "starting"  # there, though perhaps not ours to signal
+    assert judge(replace(status, pid=1, born=""), now) == "starting"  # there, though perhaps not ours to signal
     assert judge(replace(status, state="exporting"), now + 59) == "exporting"
     assert judge(replace(status, state="evaluating"), now + 59) == "evaluating"
+
+
+@pytest.mark.parametrize("knows_birth", [True, False], ids=["with birth", "of an older version"])
+def test_a_zombie_is_lost(knows_birth):
+    """Nobody asks it how it ended, as in a container without an init: its number is still there."""
+    with subprocess.Popen([sys.executable, "-c", PRINT_STATUS], stdin=PIPE, stdout=PIPE, text=True) as process:
+        status = Status(**json.loads(process.stdout.readline()))
+        status = status if knows_birth else replace(status, born="")
+        assert judge(status, time.time()) == "starting"
+        process.kill()
+        while Path(f"/proc/{process.pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z":
+            time.sleep(0.01)
+        os.kill(process.pid, 0)  # the control: it is there
+        assert judge(status, time.time()) == "lost"
+
+
+def test_another_process_of_the_same_number_is_no_sign_of_life():
+    """Numbers come again at once where a container starts anew."""
+    status = start_status(10)
+    assert judge(status, time.time()) == "starting"
+    assert judge(replace(status, born=f"{status.born}0"), time.time()) == "lost"
 
 
 def test_update_writes_only_when_the_state_changes(run):

@@ -1,7 +1,8 @@
 """A checkpoint is written by all ranks under a temporary name and committed by the first: see `xtuner.run.checkpoints`.
 
 A save that fails costs nothing but itself: what was written is removed, the checkpoints before it stay, and every rank
-learns of it.
+learns of it. What a rank does alone ends in an agreement of all before any of them enters the collectives of
+`torch.distributed.checkpoint`: a rank that missed them would leave the others waiting.
 """
 
 import errno
@@ -13,8 +14,10 @@ from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
+from torch.distributed.checkpoint.api import CheckpointException
 from transformers import PreTrainedModel
 
+from xtuner.errors import StoppedNotSaved
 from xtuner.run.atomic import write_json
 from xtuner.run.checkpoints import Checkpoint, FileEntry, commit, durable_entry, new_save_id, temporary_directory
 from xtuner.run.faults import point
@@ -62,7 +65,7 @@ class Snapshot:
 
 
 def save_checkpoint(
-    snapshot: Snapshot,
+    snapshot: Snapshot | Exception,
     run_dir: RunDir,
     step: int,
     *,
@@ -73,7 +76,7 @@ def save_checkpoint(
     """Save the state after `step`; collective.
 
     Args:
-        snapshot: the state.
+        snapshot: the state, or why this rank could not take it.
         run_dir: where to.
         step: the last step that was trained.
         facts: what the manifest says besides; what the first rank gives is.
@@ -87,7 +90,9 @@ def save_checkpoint(
     temporary = _agree(lambda: _begin(run_dir, step, needed_bytes) if rank == 0 else None, group)[0]
     assert temporary is not None
     try:
-        entries = _agree(lambda: _write_part(snapshot, temporary, rank, group), group)
+        _agree(lambda: _write_state(snapshot, temporary, rank), group)
+        assert isinstance(snapshot, Snapshot)
+        entries = _agree(lambda: _write_tensors(snapshot, temporary, rank, group), group)
         flat = [entry for of_rank in entries for entry in of_rank]
         checkpoint = _agree(lambda: commit(run_dir, temporary, step, flat, facts) if rank == 0 else None, group)[0]
     except SaveFailed:
@@ -109,21 +114,35 @@ def _begin(run_dir: RunDir, step: int, needed_bytes: int) -> Path:
     if free < needed_bytes:
         raise OSError(errno.ENOSPC, f"needs about {needed_bytes:,} bytes, {free:,} are free", str(run_dir.path))
     temporary = temporary_directory(run_dir, step, new_save_id())
-    (temporary / "state").mkdir(parents=True)
+    for name in ("dcp", "state"):
+        (temporary / name).mkdir(parents=True)
     return temporary
 
 
-def _write_part(snapshot: Snapshot, temporary: Path, rank: int, group: dist.ProcessGroup | None) -> list[FileEntry]:
-    """Write what this rank holds, durably; the files."""
-    checkpoint = Checkpoint(temporary, step=0)
+def _write_state(snapshot: Snapshot | Exception, temporary: Path, rank: int) -> None:
+    """Write what this rank alone knows.
+
+    Raises:
+        OSError: the disk failed.
+        Exception: `snapshot`, if it is none.
+    """
+    if isinstance(snapshot, Exception):
+        raise snapshot
+    point("save.state")
+    write_json(Checkpoint(temporary, step=0).rank_state(rank), {"random": snapshot.random})
     point("save.tensors")
-    save_tensors(snapshot.tensors, checkpoint.tensors, group)
-    write_json(checkpoint.rank_state(rank), {"random": snapshot.random})
+
+
+def _write_tensors(snapshot: Snapshot, temporary: Path, rank: int, group: dist.ProcessGroup | None) -> list[FileEntry]:
+    """Write what this rank holds of the tensors, and make its files durable; the files."""
+    checkpoint = Checkpoint(temporary, step=0)
+    shards = save_tensors(snapshot.tensors, checkpoint.tensors, group)
     point("save.written")
-    own = [*checkpoint.tensors.glob(f"__{rank}_*"), checkpoint.rank_state(rank)]
-    if rank == 0:
-        own.append(checkpoint.tensors / ".metadata")
-    return [durable_entry(temporary, path) for path in own]
+    others = [checkpoint.rank_state(rank), *([checkpoint.tensors / ".metadata"] if rank == 0 else [])]
+    return [
+        *(FileEntry(path.relative_to(temporary).as_posix(), file.size, file.sha256) for path, file in shards.items()),
+        *(durable_entry(temporary, path) for path in others),
+    ]
 
 
 def _agree(work: Callable[[], Value], group: dist.ProcessGroup | None) -> list[Value]:
@@ -134,13 +153,24 @@ def _agree(work: Callable[[], Value], group: dist.ProcessGroup | None) -> list[V
     """
     try:
         outcome: tuple[Any, str] = work(), ""
-    except (KeyboardInterrupt, SystemExit):
+    except StoppedNotSaved:  # a second signal: out now
         raise
-    except BaseException as error:  # DCP's own is none of Exception's children
-        outcome = None, f"{type(error).__name__}: {error}"
+    except CheckpointException as error:  # none of Exception's children; the same on every rank
+        outcome = None, _reason(*_first_failure(error))
+    except Exception as error:
+        outcome = None, _reason(dist.get_rank(), error)
     outcomes: list[tuple[Any, str]] = [(None, "")] * dist.get_world_size()
     dist.all_gather_object(outcomes, outcome, group=group)
-    for rank, (_, reason) in enumerate(outcomes):
+    for _, reason in outcomes:
         if reason:
-            raise SaveFailed(f"rank {rank}: {reason}")
+            raise SaveFailed(reason)
     return [value for value, _ in outcomes]
+
+
+def _reason(rank: int, error: BaseException) -> str:
+    return f"rank {rank}: {type(error).__name__}: {error}"
+
+
+def _first_failure(error: CheckpointException) -> tuple[int, BaseException]:
+    rank = min(error.failures)
+    return rank, error.failures[rank][0]

@@ -5,18 +5,24 @@ Frozen weights and buffers are not among them: they come from the model director
 8 bits is written as the numbers that it stands for, and rounded again when it is read.
 """
 
-from collections.abc import Iterable, Iterator
+import os
+from collections.abc import Generator, Iterable, Iterator
+from contextlib import contextmanager
+from io import IOBase
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 import torch.distributed as dist
-from torch.distributed.checkpoint.filesystem import FileSystemReader, FileSystemWriter
+from torch.distributed.checkpoint.filesystem import FileSystem, FileSystemReader, FileSystemWriter
 from torch.distributed.checkpoint.state_dict_loader import load
 from torch.distributed.checkpoint.state_dict_saver import save
 from torch.distributed.tensor import DTensor
+from torch.utils.serialization import config
 from transformers import PreTrainedModel
 
+from xtuner.run.faults import point
+from xtuner.run.hashed_file import HashedFile
 from xtuner.v1.model.shard import local_part
 from xtuner.v1.model.tensor_cut import cut_of
 
@@ -32,14 +38,51 @@ def tensors_of(model: PreTrainedModel, optimizers: Iterable[torch.optim.Optimize
     return state
 
 
-def save_tensors(state: dict[str, torch.Tensor], directory: Path, group: dist.ProcessGroup | None = None) -> None:
-    """Write `state` into `directory`, which must not hold any; the caller makes it durable; collective in `group`.
+def save_tensors(
+    state: dict[str, torch.Tensor], directory: Path, group: dist.ProcessGroup | None = None
+) -> dict[Path, HashedFile]:
+    """Write `state` into `directory`, which must not hold any; collective in `group`.
+
+    Returns:
+        The shards that this rank wrote, each durable. The index of them, `.metadata` of rank 0, is not durable yet.
 
     Raises:
-        BaseException: of `torch.distributed.checkpoint`, on every rank, if one could not write.
+        CheckpointException: on every rank, if one could not write.
     """
+    # Threads of its own would not help here (`thread_count`): an error in one of them is lost (torch 2.13).
     writer = FileSystemWriter(directory, overwrite=False, sync_files=False)
-    save(state, storage_writer=writer, process_group=group)
+    writer.fs = files = _Files()
+    # We have a better sum of each file than that of each tensor, which takes a tenth of the time.
+    with config.patch({"save.compute_crc32": False}):  # type: ignore[attr-defined]
+        save(state, storage_writer=writer, process_group=group)
+    return files.shards
+
+
+class _Files(FileSystem):
+    """The files as DCP opens them.
+
+    Attributes:
+        shards: those with tensors, by their paths.
+    """
+
+    def __init__(self) -> None:
+        self.shards: dict[Path, HashedFile] = {}
+
+    @contextmanager
+    def create_stream(self, path: str | os.PathLike[str], mode: str) -> Generator[IOBase, None, None]:
+        path = Path(path)
+        if path.suffix != ".distcp":
+            point("save.metadata")
+            with super().create_stream(path, mode) as stream:
+                yield stream
+            return
+        point("save.shard")
+        self.shards[path] = shard = HashedFile(path)
+        try:
+            yield cast(IOBase, shard)  # all of it that DCP uses
+            shard.close()
+        finally:
+            shard.give_up()
 
 
 def load_tensors(model: PreTrainedModel, optimizers: Iterable[torch.optim.Optimizer], directory: Path) -> None:

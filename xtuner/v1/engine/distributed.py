@@ -1,14 +1,18 @@
 """This process among the others: rank, device, process group."""
 
 import os
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any, TypeVar, cast
 
 import torch
 import torch.distributed as dist
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 
-from xtuner.errors import EnvironmentFault
+from xtuner.errors import EnvironmentFault, XTunerError
 from xtuner.v1.datasets.batches import DataShare
+
+Value = TypeVar("Value")
 
 
 @dataclass(frozen=True)
@@ -116,11 +120,23 @@ def wait_for_all() -> None:
     dist.barrier()
 
 
-def broadcast_string(text: str) -> str:
-    """`text` as rank 0 gave it."""
-    box = [text]
-    dist.broadcast_object_list(box, src=0)
-    return box[0]
+def from_first(work: Callable[[], Value]) -> Value:
+    """What `work` gives on rank 0, where alone it is called; collective.
+
+    Raises:
+        XTunerError: on every rank, if `work` raised it.
+    """
+    outcome: list[Any] = [None, None]
+    if dist.get_rank() == 0:
+        try:
+            outcome[0] = work()
+        except XTunerError as error:
+            outcome[1] = error
+    dist.broadcast_object_list(outcome, src=0)
+    value, refusal = outcome
+    if refusal:
+        raise refusal
+    return cast(Value, value)
 
 
 def gather_strings(text: str) -> list[str]:

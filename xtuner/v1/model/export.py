@@ -232,6 +232,7 @@ def commit_directory(temporary: Path, directory: Path) -> None:
         directory.rename(old)
         point("export.swap")
         temporary.rename(directory)
+        sync_directory(directory.parent)
         shutil.rmtree(old, ignore_errors=True)
     else:
         temporary.rename(directory)

@@ -1,5 +1,6 @@
 """When a run saves its state, what goes into it, and how a run goes on from it."""
 
+import os
 import shutil
 import time
 from collections.abc import Callable, Mapping
@@ -12,8 +13,9 @@ from typing import Any
 import torch.distributed as dist
 from transformers import PreTrainedModel
 
-from xtuner.errors import DataError
+from xtuner.errors import DataError, StoppedNotSaved
 from xtuner.run.checkpoints import Checkpoint, prune
+from xtuner.run.faults import point
 from xtuner.run.layout import RunDir
 from xtuner.v1.checkpoint.restore import restore_checkpoint
 from xtuner.v1.checkpoint.save import SaveFailed, Snapshot, save_checkpoint
@@ -94,7 +96,7 @@ class Checkpoints:
     def wishes(self) -> tuple[bool, bool]:
         """Whether this rank wants the run to save, and to save and stop, after the step at hand."""
         is_due = self._interval_s is not None and time.monotonic() - self._saved_at >= self._interval_s
-        is_asked = self._is_first and self._save is None and (is_due or self._run_dir.save_now.exists())
+        is_asked = self._is_first and self._save is None and (is_due or os.path.exists(self._run_dir.save_now))
         return is_asked, self.is_stopping
 
     @property
@@ -124,11 +126,9 @@ class Checkpoints:
         self.wait()
         if step == self.saved_step:
             return
-        snapshot = Snapshot.take(self._engine.model, self._engine.torch_optimizers, self._engine.device)
-        if self._thread:
-            snapshot = snapshot.copied()
-        is_asked = self._is_first and self._run_dir.save_now.exists()
-        outcome = self._start(partial(self._write, snapshot, step, {**self._facts, "progress": self._progress()}))
+        facts = {**self._facts, "progress": self._progress()}
+        is_asked = self._is_first and os.path.exists(self._run_dir.save_now)
+        outcome = self._start(partial(self._write, self._take(), step, facts))
         self._save = _Save(step, begun_at, time.monotonic() - begun_at, is_asked, outcome)
         if not self._thread:
             self.wait()
@@ -160,7 +160,18 @@ class Checkpoints:
             outcome.set_exception(error)
         return outcome
 
-    def _write(self, snapshot: Snapshot, step: int, facts: Mapping[str, Any]) -> tuple[Checkpoint, str]:
+    def _take(self) -> Snapshot | Exception:
+        """The state as it is now, or why this rank has no room for a copy of it, which the others are to learn."""
+        try:
+            point("save.snapshot")
+            snapshot = Snapshot.take(self._engine.model, self._engine.torch_optimizers, self._engine.device)
+            return snapshot.copied() if self._thread else snapshot
+        except StoppedNotSaved:
+            raise
+        except Exception as error:
+            return error
+
+    def _write(self, snapshot: Snapshot | Exception, step: int, facts: Mapping[str, Any]) -> tuple[Checkpoint, str]:
         """Save, and remove what is old; beside the training, where a thread is there for it."""
         checkpoint = save_checkpoint(
             snapshot, self._run_dir, step, facts=facts, needed_bytes=self._needed_bytes, group=self._group

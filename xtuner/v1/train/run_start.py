@@ -11,15 +11,16 @@ import torch
 
 from xtuner.data.template import tokenizer_fingerprint
 from xtuner.run.atomic import read_object, write_json
-from xtuner.run.checkpoints import Checkpoint, checkpoint_at, newest_whole
+from xtuner.run.checkpoints import Checkpoint
+from xtuner.run.claim import claim_run
 from xtuner.run.index import rebuild_index
 from xtuner.run.layout import RUN_DIR_VARIABLE, RunDir
 from xtuner.run.leftovers import clear_run, clear_work_dir
 from xtuner.run.record import describe_run, mask_command
-from xtuner.run.resume import ResumePoint, find_resume_point
+from xtuner.run.resume import ResumePoint, find_resume_point, resume_point_in
 from xtuner.run.status import StatusBeat, start_status
 from xtuner.v1.config import TrainerConfig
-from xtuner.v1.engine.distributed import Ranks, broadcast_string, gather_strings
+from xtuner.v1.engine.distributed import Ranks, from_first, gather_strings
 from xtuner.v1.engine.memory import memory_of_rank_gib
 
 
@@ -30,7 +31,7 @@ class RunStart:
     Attributes:
         run_dir: of the run.
         checkpoint: where it goes on; None for a new run.
-        remarks: what the first rank has to say about the choice.
+        remarks: what there is to say about the choice.
     """
 
     run_dir: RunDir
@@ -42,23 +43,23 @@ def start_run(config: TrainerConfig, ranks: Ranks, data_fingerprint: str) -> Run
     """Choose or make the run directory, write its records, and tell all ranks; collective.
 
     Raises:
-        XTunerError: see `find_resume_point` and `RunDir.create`.
+        XTunerError: see `find_resume_point`, `claim_run` and `RunDir.create`; on every rank.
     """
     launch = _what_launchers_say()
-    start = _choose(config, launch) if ranks.is_first else None
-    if start:
+
+    def choose_and_record() -> RunStart:
+        start = _choose(config, launch)
         _write_records(start, config, data_fingerprint, ranks)
-    path = broadcast_string(str(start.run_dir.path.absolute()) if start else "")
-    checkpoint = broadcast_string(str(start.checkpoint.path.absolute()) if start and start.checkpoint else "")
-    remarks = start.remarks if start else ()
-    return RunStart(RunDir(Path(path)), checkpoint_at(Path(checkpoint)) if checkpoint else None, remarks)
+        return start
+
+    return from_first(choose_and_record)
 
 
 class _Launch(NamedTuple):
     """What the ranks were told when they were started.
 
     Attributes:
-        run_dir: that the launcher has chosen, by the same rules; empty without `xtuner sft`.
+        run_dir: that the launcher has made, or chosen by the same rules and claimed; empty without `xtuner sft`.
         is_restart: whether torchrun has started ranks again (`--max-restarts`).
     """
 
@@ -78,29 +79,31 @@ def _what_launchers_say() -> _Launch:
 
 
 def _choose(config: TrainerConfig, launch: _Launch) -> RunStart:
-    if launch.run_dir and launch.is_restart:
-        return _go_on_in(RunDir(Path(launch.run_dir)))
-    point = find_resume_point(config.resume, config.work_dir)
     clear_work_dir(config.work_dir)
+    if launch.run_dir:
+        run_dir = RunDir(Path(launch.run_dir))
+        clear_run(run_dir)
+        point = resume_point_in(run_dir, "auto" if launch.is_restart else config.resume)
+        return _go_on_at(point) if point else RunStart(run_dir, None, _why_anew(config, launch))
+    point = find_resume_point(config.resume, config.work_dir)
     if point is None:
-        remarks = (
-            f"--resume auto: {config.work_dir} holds no unfinished run with a whole checkpoint; a new run begins",
-        )
-        run_dir = RunDir(Path(launch.run_dir)) if launch.run_dir else RunDir.create(config.work_dir)
-        return RunStart(run_dir, None, remarks if config.resume == "auto" else ())
+        return RunStart(RunDir.create(config.work_dir.absolute()), None, _why_anew(config, launch))
+    claim_run(point.run_dir, point.num_claims)  # before anything of it is changed
     clear_run(point.run_dir)
-    return RunStart(point.run_dir, point.checkpoint, _remarks(point))
+    return _go_on_at(point)
 
 
-def _go_on_in(run_dir: RunDir) -> RunStart:
-    """The run that failed just now: whatever its status says, nobody else writes to it."""
-    clear_run(run_dir)
-    checkpoint, skipped = newest_whole(run_dir)
-    if checkpoint is None:
-        return RunStart(
-            run_dir, None, ("the ranks were started again, and there is no checkpoint: from the beginning",)
-        )
-    return RunStart(run_dir, checkpoint, _remarks(ResumePoint(run_dir, checkpoint, tuple(skipped))))
+def _go_on_at(point: ResumePoint) -> RunStart:
+    checkpoint = Checkpoint(point.checkpoint.path.absolute(), point.checkpoint.step)
+    return RunStart(RunDir(point.run_dir.path.absolute()), checkpoint, _remarks(point))
+
+
+def _why_anew(config: TrainerConfig, launch: _Launch) -> tuple[str, ...]:
+    if launch.is_restart:
+        return ("the ranks were started again, and there is no checkpoint: from the beginning",)
+    if config.resume == "auto":
+        return (f"--resume auto: {config.work_dir} holds no unfinished run with a whole checkpoint; a new run begins",)
+    return ()
 
 
 def _remarks(point: ResumePoint) -> tuple[str, ...]:
