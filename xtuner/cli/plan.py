@@ -18,6 +18,11 @@ if TYPE_CHECKING:
     from xtuner.launch.fit import Fit
 
 _LABEL = 12
+_MOMENTS = {
+    "loss": "at the loss",
+    "backward": "in the backward pass of a block",
+    "embedding": "at the end of the backward pass",
+}
 _BAR = 30
 
 
@@ -74,7 +79,7 @@ def plan_lines(
         _row("ranks", f"{nproc} on this machine"),
         _row("model", f"{num_parameters:,} parameters, {needs.num_trained:,} of them trained"),
         "",
-        f"memory of each {per}, GiB",
+        f"memory of each {per}, GiB, when most is taken: {_MOMENTS[needs.moment]}",
         *_bars(needs),
         _row("host memory", f"{needs.host:.2f} of {needs.usable_host:.2f} GiB"),
         *_about_disk(needs.disk),
@@ -123,6 +128,7 @@ def _to_json(
         "parameters": num_parameters,
         "trained_parameters": needs.num_trained,
         "memory_gib": {**asdict(needs.memory), "total": needs.memory.total, "usable": needs.usable},
+        "moment": needs.moment,
         "host_gib": {"needed": needs.host, "usable": needs.usable_host},
         "disk_gib": asdict(needs.disk),
         "fix": None

@@ -92,18 +92,18 @@ def memory_shares(model: PreTrainedModel, config: TrainerConfig, device_type: st
     trained = sum(local_part(parameter).numel() for parameter in parameters if parameter.requires_grad)
     item_bytes = compute_dtype(config.fsdp_config, device_type).itemsize
     text = model.config.get_text_config()
-    numbers_a_token = BlockShape.of_config(text).numbers_a_token(config.tp_size)
-    hidden_bytes = text.num_hidden_layers * num_tokens * text.hidden_size * item_bytes
-    inner_bytes = text.num_hidden_layers * num_tokens * numbers_a_token * item_bytes
+    block, all_tokens = BlockShape.of_config(text), text.num_hidden_layers * num_tokens
+    input_bytes = all_tokens * block.input_bytes(item_bytes)
+    freed_bytes = all_tokens * block.kept_bytes(item_bytes, config.tp_size) - input_bytes
     ratio = recompute_ratio(config.fsdp_config, device_type)
     return MemoryShares(
         parameters=sum(local_part(p).numel() * p.element_size() for p in parameters) / GIB,
         gradients=trained * MASTER_BYTES / GIB,
         optimizer=_state_gib(model, config.optimizer),
         saved_by_8bit=max(0.0, _state_gib(model, config.optimizer) - _state_gib(model, "adamw-8bit")),
-        kept=(hidden_bytes + (1 - ratio) * inner_bytes) / GIB,
-        recomputable=(1 - ratio) * inner_bytes / GIB,
-        logits=logits_bytes(num_tokens, config.loss_chunk_size, text.vocab_size) / GIB,
+        kept=(input_bytes + (1 - ratio) * freed_bytes) / GIB,
+        recomputable=(1 - ratio) * freed_bytes / GIB,
+        logits=logits_bytes(num_tokens, config.loss_chunk_size, text.vocab_size, item_bytes) / GIB,
     )
 
 
