@@ -158,7 +158,8 @@ class _Launch:
             )
         if self._restarts and self._restarts.error:
             return self._restarts.error
-        return explain_failure(self._attempts.newest or self._job.log_dir, self._job.read_torchrun_log())
+        log_dir = self._attempts.newest or self._job.log_dir
+        return explain_failure(log_dir, self._job.read_torchrun_log(), self._job)
 
 
 def _behind_what_is_there(log: FileTail) -> FileTail:

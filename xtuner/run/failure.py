@@ -27,7 +27,15 @@ _BROKEN_CONNECTION = (
 
 @dataclass(frozen=True)
 class RankFailure:
-    """One rank's end: `time` is seconds since the epoch, `step` 0 when it had not begun to train."""
+    """One rank's end.
+
+    Attributes:
+        step: 0 when it had not begun to train.
+        time: seconds since the epoch.
+        needed_gib: what it had of memory and asked for, where it did not get it; None where memory was not the cause.
+        num_ranks: of the run, where memory was.
+        num_local_ranks: those on its machine.
+    """
 
     rank: int
     step: int
@@ -36,6 +44,9 @@ class RankFailure:
     message: str
     hint: str
     traceback: str
+    needed_gib: float | None = None
+    num_ranks: int = 1
+    num_local_ranks: int = 1
 
     @property
     def is_consequence(self) -> bool:
@@ -136,6 +147,9 @@ def _read(path: Path) -> RankFailure | None:
             message=str(extra.get("message", message["message"])),
             hint=str(extra.get("hint", "")),
             traceback=str(extra["py_callstack"]),
+            needed_gib=float(extra["needed_gib"]) if "needed_gib" in extra else None,
+            num_ranks=int(extra.get("num_ranks", 1)),
+            num_local_ranks=int(extra.get("num_local_ranks", 1)),
         )
     except (OSError, ValueError, KeyError, TypeError, RecursionError):
         return None

@@ -12,7 +12,7 @@ import torch
 import torch.distributed as dist
 from transformers import PreTrainedModel
 
-from xtuner.errors import TrainingFailed
+from xtuner.errors import OutOfMemory
 from xtuner.v1.config import OptimizerName, TrainerConfig
 from xtuner.v1.config.memory import GIB, MASTER_BYTES, STATE_BYTES, BlockShape, logits_bytes, recompute_ratio
 from xtuner.v1.datasets.batches import StepBatch
@@ -60,7 +60,7 @@ def answer_out_of_memory(
         batch: what this rank trains in that step.
 
     Raises:
-        TrainingFailed: in place of torch's error, Python's `MemoryError`, or the CPU allocator's `RuntimeError`.
+        OutOfMemory: in place of torch's error, Python's `MemoryError`, or the CPU allocator's `RuntimeError`.
     """
     try:
         yield
@@ -69,8 +69,11 @@ def answer_out_of_memory(
             raise
         device = torch.device(device_type)
         shares = memory_shares(model, config, device_type, _longest_pack(batch, config))
-        raise TrainingFailed(
-            _what_happened(error, memory_state(device), step, batch), hint=_what_helps(shares, config, device_type)
+        state = memory_state(device)
+        raise OutOfMemory(
+            _what_happened(error, state, step, batch),
+            hint=_what_helps(shares, config, device_type),
+            needed_gib=state.used + _asked_gib(error),
         ) from error
 
 
@@ -120,13 +123,24 @@ def _longest_pack(batch: StepBatch | None, config: TrainerConfig) -> int:
     return max(micro_batch.input_ids.shape[1] for micro_batch in batch.micro_batches)
 
 
+_ASKED = re.compile(r"[Tt]ried to allocate ([\d.]+) (bytes|[KMGT]iB)")
+_UNITS = {"bytes": 1 / GIB, "KiB": 2**-20, "MiB": 2**-10, "GiB": 1.0, "TiB": 2.0**10}
+
+
+def _asked_gib(error: BaseException) -> float:
+    """What could not be had; 0 where the allocator did not say."""
+    asked = _ASKED.search(str(error))
+    return float(asked[1]) * _UNITS[asked[2]] if asked else 0.0
+
+
 def _what_happened(error: BaseException, state: MemoryState, step: int, batch: StepBatch | None) -> str:
     rank = dist.get_rank() if dist.is_initialized() else 0
-    asked = re.search(r"[Tt]ried to allocate (\d+) bytes", str(error))
-    asked_words = f" asking for {int(asked[1]) / GIB:.2f} GiB" if asked else ""
-    asked_on_gpu = re.search(r"Tried to allocate ([\d.]+ [KMGT]iB)", str(error))
-    if asked_on_gpu:
-        asked_words = f" asking for {asked_on_gpu[1]}"
+    asked = _ASKED.search(str(error))
+    asked_words = ""
+    if asked:
+        asked_words = (
+            f" asking for {f'{_asked_gib(error):.2f} GiB' if asked[2] == 'bytes' else ' '.join(asked.groups())}"
+        )
     when = f"in step {step}" if step else "while the model was loaded"
     parts = [f"rank {rank} ran out of memory {when}{asked_words}"]
     if batch is not None:

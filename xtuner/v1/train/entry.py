@@ -9,7 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import NoReturn
 
-from xtuner.errors import StoppedNotSaved, TrainingFailed, XTunerError
+from xtuner.errors import OutOfMemory, StoppedNotSaved, TrainingFailed, XTunerError
 from xtuner.run.text import describe_error
 from xtuner.v1.config import TrainerConfig
 from xtuner.v1.train.signals import ignore_stop_signals
@@ -74,6 +74,15 @@ def fail(error: Exception, *, step: int) -> NoReturn:
     os._exit(error.exit_code if isinstance(error, XTunerError) else TrainingFailed.exit_code)
 
 
+def _about_memory(error: XTunerError) -> dict[str, float]:
+    """What the launcher needs to find options that fit."""
+    if not isinstance(error, OutOfMemory):
+        return {}
+    world_size = int(os.environ.get("WORLD_SIZE", "1"))
+    num_local = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+    return {"needed_gib": error.needed_gib, "num_ranks": world_size, "num_local_ranks": num_local}
+
+
 def _note_failure(error: Exception, step: int) -> None:
     """Write the file torchrun shows in its summary, with what `xtuner sft` needs besides.
 
@@ -95,6 +104,7 @@ def _note_failure(error: Exception, step: int) -> None:
                 "exit_code": known.exit_code,
                 "message": str(error),
                 "hint": known.hint,
+                **_about_memory(known),
             },
         }
     }
