@@ -49,6 +49,16 @@ SHAPES: dict[str, dict[str, Any]] = {
         "num_key_value_heads": 6,
         "head_dim": 64,
     },
+    # The same sixteen times, 113 million in all.
+    "tall": {
+        "model_type": "qwen3",
+        "hidden_size": 768,
+        "intermediate_size": 2304,
+        "num_hidden_layers": 16,
+        "num_attention_heads": 12,
+        "num_key_value_heads": 6,
+        "head_dim": 64,
+    },
     # 1.8 million a block, 14 million in all: activations are most of it.
     "deep": {
         "model_type": "qwen3",
@@ -138,6 +148,7 @@ CASES = [
     Case("deep", vocab_size=32_768, pack_length=4096, options={"loss_chunk_size": 4096}),
     Case("llama", pack_length=2048),
     Case("llama", vocab_size=32_768, is_tied=False, options=_fsdp(recompute_ratio=1.0)),
+    Case("tall", pack_length=256),
     Case("large", pack_length=256),
     Case("large", pack_length=512, options=_fsdp(recompute_ratio=1.0)),
     Case("large", pack_length=256, options={"global_batch_size": 2}),
@@ -146,6 +157,7 @@ CASES = [
     Case(num_ranks=2, options=_fsdp(cpu_offload=True, reshard_after_forward=False)),
     Case(num_ranks=2, vocab_size=32_768, is_tied=False, pack_length=512),
     Case("deep", num_ranks=2, pack_length=4096, options=_fsdp(recompute_ratio=1.0)),
+    Case("tall", num_ranks=2, pack_length=256),
     Case("large", num_ranks=2, pack_length=256),
 ]
 

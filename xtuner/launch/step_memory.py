@@ -100,11 +100,16 @@ class StepMemory:
 
     @cached_property
     def scattered(self) -> float:
-        """What a forward pass whose blocks keep nothing leaves in holes, beside which the first block is kept again.
+        """What has a place of its own on a heap, though it is never there together with all the rest.
 
-        Where some blocks keep all, the room of those is free by the time when others are computed again.
+        Where no block keeps anything in the forward pass, the holes that its tensors leave are too small for the first
+        block that is computed again; where some blocks keep all, the room of those is free by then. With several ranks
+        the weights of a block arrive in a buffer in one piece and are copied out of it; before the next block can have
+        the room of both, what is kept of this one has taken pieces of it. Embedding and head have two buffers too.
         """
-        return self._again if self._num_recomputed == self.sizes.num_layers else 0.0
+        again = self._again if self._num_recomputed == self.sizes.num_layers else 0.0
+        gathered = self.sizes.num_layers * self._block * self._item + self._outside
+        return again + (2 * gathered if self._num_shards > 1 else 0.0)
 
     def _at_loss(self) -> Parts:
         """The last norm keeps what each norm does, the trained rows are copied and have a gradient each.
@@ -139,14 +144,16 @@ class StepMemory:
             kept += self._again
         own = num_tokens * block.kept_bytes(item, self.config.tp_size)
         passing = num_tokens * block.passing_bytes(item, self.config.tp_size)
+        copy = self._copies_of_gloo
         reduced_before = 0.0 if is_last else self._trained_block * MASTER_BYTES
         base = self._outside + self._head_gradient * item + ahead
         yield self._parts(
             "backward",
             gradients=gradients,
             activations=kept + passing,
-            workspace=base + weights + reduced_before,
+            workspace=base + weights + reduced_before + copy * ahead,
         )
+        reduced = (1 + copy) * self._trained_block * MASTER_BYTES
         edges = 2 * num_tokens * block.hidden_size * item  # the gradients of its output and input
         own_gradients = self._trained_block * item
         yield self._parts(
@@ -159,7 +166,7 @@ class StepMemory:
             "backward",
             gradients=gradients + self._block_gradients,
             activations=kept - own + edges / 2,
-            workspace=base + weights - self._block * item + own_gradients + self._trained_block * MASTER_BYTES,
+            workspace=base + weights - self._block * item + own_gradients + reduced,
         )
 
     def _at_embedding(self) -> Iterator[Parts]:
@@ -178,7 +185,7 @@ class StepMemory:
         yield self._parts(
             "embedding",
             gradients=of_blocks + outside * of_others * MASTER_BYTES,
-            workspace=outside * (self._item + MASTER_BYTES),
+            workspace=outside * (self._item + (1 + self._copies_of_gloo) * MASTER_BYTES),
         )
 
     def _parts(
@@ -227,6 +234,11 @@ class StepMemory:
     def _num_shards(self) -> int:
         """Ranks that FSDP divides a parameter among; those of tensor parallel have divided it before."""
         return self._num_sharing // self.config.tp_size
+
+    @cached_property
+    def _copies_of_gloo(self) -> int:
+        """Copies that the process group makes of what it gathers and reduces; NCCL makes none."""
+        return 1 if self.kind == "cpu" and self._num_shards > 1 else 0
 
     @cached_property
     def _shares(self) -> tuple[float, float]:

@@ -71,19 +71,26 @@ def test_one_rank_in_fp32():
 
 
 def test_ranks_hold_buffers_of_what_is_gathered_ahead():
-    _, one = _moments()
-    _, two = _moments(world_size=2)
+    one_step, one = _moments()
+    step, two = _moments(world_size=2)
     assert two[0] == (0, *one[0][1:3], one[0][3] + 16)  # the last block's, until the forward pass is over
-    assert two[10] == (0, *one[10][1:3], one[10][3] + 16)  # the third one is on its way
+    assert two[10] == (0, *one[10][1:3], one[10][3] + 2 * 16)  # the third one is on its way, through a copy of gloo's
     assert two[1] == (24, *one[1][1:])  # and before the first there is none
+    assert two[12] == (8, *one[12][1:3], one[12][3] + 2 * 16)  # what is reduced passes through a copy too
+    assert two[14][3] == one[14][3] + 16
+    assert (one_step.scattered, step.scattered) == (0, 2 * P * MIB)
     _, further = _moments(world_size=2, fsdp_config={"prefetch": 2})
-    assert further[10][3] == one[10][3] + 32
+    assert further[10][3] == one[10][3] + 2 * 32
     _, gathered = _moments(world_size=2, fsdp_config={"reshard_after_forward": False})
     assert gathered[10][3] == one[10][3] + 3 * 16
+    _, on_devices = _moments("cuda", world_size=2, fsdp_config={"compute_dtype": "float32", "recompute_ratio": 0.0})
+    assert on_devices[10] == (0, *one[10][1:3], one[10][3] + 16)  # NCCL needs none
 
 
 def test_recomputed_blocks_keep_their_inputs():
-    _, moments = _moments(fsdp_config={"recompute_ratio": 0.5})
+    step, moments = _moments(fsdp_config={"recompute_ratio": 0.5})
+    assert step.scattered == 0
+    assert _moments(fsdp_config={"recompute_ratio": 1.0})[0].scattered == (KEPT - H) * MIB
     assert moments[0][1] == 2 * H + 2 * KEPT + 5 * H
     assert moments[4][1] == 2 * H + (KEPT - H) + H + 2 * F  # the second, whose input is kept already
     assert moments[7][1] == 2 * H + KEPT + H + 2 * F  # the third is not computed again
