@@ -50,6 +50,19 @@ def run_to_end(
             _Launch(job, signals, file, _until_gone(say), on_line and _until_gone(on_line)).run()
 
 
+def start_torchrun(job: Job, output: BinaryIO) -> "subprocess.Popen[bytes]":
+    """Start torchrun, which ends with this process, and its ranks with it."""
+    # A session of its own: Ctrl-C then reaches the ranks once, through us, and not twice.
+    return subprocess.Popen(
+        [sys.executable, str(_AGENT), str(os.getpid()), *job.command],
+        env={**os.environ, **job.environment},
+        stdin=subprocess.DEVNULL,
+        stdout=output,
+        stderr=subprocess.STDOUT,
+        start_new_session=True,
+    )
+
+
 @contextmanager
 def _end_noted(file: SupervisionFile) -> Iterator[None]:
     """Write down how the block ended."""
@@ -108,7 +121,7 @@ class _Launch:
             XTunerError: see `run_to_end`.
         """
         with self._job.torchrun_log.open("wb") as output:
-            torchrun = self._start(output)
+            torchrun = start_torchrun(self._job, output)
         is_running = True
         while is_running:
             is_running = torchrun.poll() is None  # before the look, so that the last lines are seen
@@ -122,17 +135,6 @@ class _Launch:
                 time.sleep(_POLL_S)
         if torchrun.returncode != 0:
             raise self._explain()
-
-    def _start(self, output: BinaryIO) -> "subprocess.Popen[bytes]":
-        # A session of its own: Ctrl-C then reaches the ranks once, through us, and not twice.
-        return subprocess.Popen(
-            [sys.executable, str(_AGENT), str(os.getpid()), *self._job.command],
-            env={**os.environ, **self._job.environment},
-            stdin=subprocess.DEVNULL,
-            stdout=output,
-            stderr=subprocess.STDOUT,
-            start_new_session=True,
-        )
 
     def _look(self) -> None:
         """Take what is new: lines, attempts, signals."""
