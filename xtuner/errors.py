@@ -6,6 +6,7 @@
     ├── DataError            4  the data cannot be trained on
     ├── EnvironmentFault     5  this machine: permissions, ports, disk, devices
     ├── TrainingFailed       6  the run died
+    │   └── OutOfMemory      6  of a lack of memory
     ├── StoppedAndSaved      7  a signal ended the run, its state is on disk
     ├── StoppedNotSaved      8  a signal ended the run, its state is lost
     └── WorkDirInUse         9  another run owns the work dir
@@ -55,6 +56,14 @@ class TrainingFailed(XTunerError):
     """The run died."""
 
     exit_code = 6
+
+
+class OutOfMemory(TrainingFailed):
+    """A rank had not enough memory: it had or asked for `needed_gib` GiB in all."""
+
+    def __init__(self, message: str, *, hint: str = "", needed_gib: float) -> None:
+        super().__init__(message, hint=hint)
+        self.needed_gib = needed_gib
 
 
 class StoppedAndSaved(XTunerError):

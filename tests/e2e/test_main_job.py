@@ -123,6 +123,9 @@ def test_sft_launches_the_same_and_prints_where_the_model_is(tiny_model, chats, 
     assert done.stdout.strip() == str(run_dir.latest_export) and (run_dir.latest_export / "config.json").exists()
     assert len(_steps(done.stderr)[0]) == 3 and not _steps(done.stderr)[1]
     assert (run_dir.logs / "attempt_0" / "1" / "stderr.log").exists()
+    peak_gib = max(record["max_memory"] for rank in (0, 1) for record in read_metrics(run_dir.rank_metrics(rank)))
+    record = json.loads(run_dir.run_json.read_text())
+    assert record["memory_estimate_gib"] == pytest.approx(peak_gib, rel=0.2)
 
 
 def test_random_weights_with_a_python_config_and_the_python_api(tiny_model, chats, tmp_path):

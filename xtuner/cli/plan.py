@@ -8,7 +8,8 @@ import typer
 
 from xtuner.cli import console
 from xtuner.cli.ranks import parse_ranks
-from xtuner.errors import EnvironmentFault
+from xtuner.errors import EnvironmentFault, UsageError
+from xtuner.run.figures import duration
 from xtuner.v1.config import TrainerConfig
 from xtuner.v1.config.flags import with_flags
 
@@ -16,8 +17,15 @@ if TYPE_CHECKING:
     from xtuner.launch.devices import Hardware
     from xtuner.launch.estimate import Disk, Estimate
     from xtuner.launch.fit import Fit
+    from xtuner.launch.plan import LaunchPlan
+    from xtuner.launch.timing import Timing
 
 _LABEL = 12
+_MOMENTS = {
+    "loss": "at the loss",
+    "backward": "in the backward pass of a block",
+    "embedding": "at the end of the backward pass",
+}
 _BAR = 30
 
 
@@ -31,23 +39,37 @@ def command(
     device_memory: float = typer.Option(
         None, min=0.001, metavar="GIB", help="Plan for accelerators with so much memory, be they here or not."
     ),
+    time_steps: int = typer.Option(
+        None,
+        min=1,
+        metavar="STEPS",
+        help="Run so many steps, leave nothing behind, and say how long all will take.",
+    ),
     json: bool = typer.Option(False, "--json", help="Print the plan as JSON."),
 ) -> None:
     """Estimate memory and disk of a run before it starts, from config.json and the options alone.
 
     Takes the flags of `xtuner sft`. Exit code 5 when it does not fit; the cheapest options that would are named.
+    With --time-steps a few steps are run, in a directory that is removed, unless the run does not fit.
 
     \b
     Example:
       xtuner plan --load-from Qwen3-8B --pack-max-length 8192
       xtuner plan --load-from Qwen3-8B --nproc-per-node 8 --device-memory 80 --json
+      xtuner plan --load-from Qwen3-0.6B --dataset chats.jsonl --time-steps 5
     """
     from xtuner.launch.devices import Hardware, find_hardware
     from xtuner.launch.estimate import estimate
     from xtuner.launch.fit import cheapest_fit
     from xtuner.launch.model_sizes import sizes_of
+    from xtuner.launch.plan import LaunchPlan
 
     hardware = find_hardware()
+    if time_steps and device_memory:
+        raise UsageError(
+            f"--time-steps {time_steps} and --device-memory {device_memory:g} are both given",
+            hint="steps can be timed on the devices that are here alone: leave --device-memory out",
+        )
     if device_memory is not None:
         num_devices = nproc_per_node or hardware.num_devices or 1
         hardware = Hardware("cuda", "device", num_devices, device_memory, hardware.host_gib)
@@ -56,12 +78,46 @@ def command(
     sizes = sizes_of(config)
     needs = estimate(config, sizes, hardware, nproc=nproc, nnodes=nnodes)
     fit = None if needs.fits else cheapest_fit(config, sizes, hardware, nproc=nproc, nnodes=nnodes)
-    if json:
-        console.data_json(_to_json(needs, fit, hardware, nproc, sizes.num_parameters))
-    else:
+    timing = None
+    if not json:
         console.data("\n".join(plan_lines(needs, fit, hardware, nproc, sizes.num_parameters)))
+    if time_steps and needs.fits:
+        timing = _time(LaunchPlan(config=config, nproc_per_node=nproc, nnodes=nnodes), time_steps)
+    if json:
+        console.data_json(_to_json(needs, fit, hardware, nproc, sizes.num_parameters, timing))
+    elif timing:
+        console.data("\n".join(["", *_about_time(timing)]))
     if not needs.fits:
         raise typer.Exit(EnvironmentFault.exit_code)
+
+
+def _time(plan: "LaunchPlan", num_steps: int) -> "Timing":
+    """Time steps of `plan`; a signal ends that.
+
+    Raises:
+        XTunerError: see `check_inputs` and `time_steps`.
+    """
+    from xtuner.launch.stop_signals import StopSignals
+    from xtuner.launch.timing import time_steps
+    from xtuner.preflight import check_inputs
+
+    check_inputs(plan.config, plan.world_size)
+    console.say(f"running {num_steps} steps and one to warm up; Ctrl-C ends it")
+    with StopSignals(is_detached=False) as signals:
+        return time_steps(
+            plan,
+            num_steps,
+            on_step=lambda step: console.say(f"step {step} of {num_steps + 1}"),
+            is_cancelled=lambda: bool(signals.received),
+        )
+
+
+def _about_time(timing: "Timing") -> list[str]:
+    return [
+        _row("timed", f"{timing.num_timed} steps, {timing.step_time_s:.3g} s each in the median"),
+        _row("speed", f"{timing.tokens_per_s:,.0f} tokens/s of all ranks"),
+        _row("the run", f"{timing.total_steps:,} steps: about {duration(timing.duration_s)} (h:mm:ss) of training"),
+    ]
 
 
 def plan_lines(
@@ -74,7 +130,7 @@ def plan_lines(
         _row("ranks", f"{nproc} on this machine"),
         _row("model", f"{num_parameters:,} parameters, {needs.num_trained:,} of them trained"),
         "",
-        f"memory of each {per}, GiB",
+        f"memory of each {per}, GiB, when most is taken: {_MOMENTS[needs.moment]}",
         *_bars(needs),
         _row("host memory", f"{needs.host:.2f} of {needs.usable_host:.2f} GiB"),
         *_about_disk(needs.disk),
@@ -114,7 +170,12 @@ def _verdict(needs: "Estimate", fit: "Fit | None") -> list[str]:
 
 
 def _to_json(
-    needs: "Estimate", fit: "Fit | None", hardware: "Hardware", nproc: int, num_parameters: int
+    needs: "Estimate",
+    fit: "Fit | None",
+    hardware: "Hardware",
+    nproc: int,
+    num_parameters: int,
+    timing: "Timing | None",
 ) -> dict[str, Any]:
     return {
         "fits": needs.fits,
@@ -123,6 +184,7 @@ def _to_json(
         "parameters": num_parameters,
         "trained_parameters": needs.num_trained,
         "memory_gib": {**asdict(needs.memory), "total": needs.memory.total, "usable": needs.usable},
+        "moment": needs.moment,
         "host_gib": {"needed": needs.host, "usable": needs.usable_host},
         "disk_gib": asdict(needs.disk),
         "fix": None
@@ -131,6 +193,7 @@ def _to_json(
             "flags": [argument for change in fit.changes for argument in shlex.split(change.flag)],
             "total": fit.estimate.memory.total,
         },
+        "timing": {**asdict(timing), "duration_s": timing.duration_s} if timing else None,
     }
 
 

@@ -1,9 +1,12 @@
 """How much memory and disk a run will need, from the sizes of its model and its options; without torch.
 
+Memory is that of the moment of a step at which most is taken, see `xtuner.launch.step_memory`, and what is taken
+besides tensors. `benchmarks/memory.py` holds it against real runs.
+
 Sharding: FSDP2 divides parameters, gradients and optimizer state by the ranks that share one copy of the model;
 with tensor parallel those divide the blocks once more by themselves, which comes to the same share of a block and to
 a `tp_size` times larger one of embedding and head. Activations are those of one pack, of the part of it that a rank
-has with sequence parallel. Shapes and bytes are those of `xtuner.v1.config.memory`.
+has with sequence parallel.
 """
 
 import shutil
@@ -12,27 +15,31 @@ from pathlib import Path
 
 from xtuner.launch.devices import Hardware
 from xtuner.launch.model_sizes import ModelSizes
+from xtuner.launch.step_memory import Moment, Parts, StepMemory
 from xtuner.v1.config import TrainerConfig
-from xtuner.v1.config.memory import (
-    GIB,
-    MASTER_BYTES,
-    STATE_BYTES,
-    compute_bytes,
-    logits_bytes,
-    recompute_ratio,
-)
+from xtuner.v1.config.memory import GIB, MASTER_BYTES, STATE_BYTES
 
 COMPONENTS = ("parameters", "gradients", "optimizer", "activations", "logits", "workspace")
-# What a rank takes before it has a model: the CUDA context with the library's kernels; the interpreter with torch.
-_BASE_GIB = {"cuda": 0.8, "cpu": 0.45}
+# What a rank takes before it has a model. On a CPU the interpreter with torch, transformers and gloo: the resident peak
+# of a run on a model of 0.3 million parameters, half of it from importing torch. The CUDA context with the kernels of
+# the libraries, which is no part of what `torch.cuda` counts.
+BASE_GIB = {"cuda": 0.8, "cpu": 0.39}
+# Memory that glibc's heap holds at the peak besides each byte in tensors, where there is no accelerator. It keeps what
+# is freed (the engine's `keep_freed_memory`), and the holes that short-lived tensors leave between long-lived ones are
+# too small for much of what comes later: 0.15 to 0.4 in the cases of `benchmarks/memory.py`. Logits leave none: they
+# come last, in one piece. On an accelerator `max_memory` is what tensors take; what its allocator wastes is in
+# `_USABLE`.
+_HEAP_HOLES = 0.27
 _USABLE = {"cuda": 0.94, "cpu": 0.9}  # of the memory: allocators cannot use every last hole, and others live here too
 
 
 @dataclass(frozen=True)
 class Memory:
-    """GiB of one device by component; `workspace` is what comes on top: gathered weights, gradients on their way.
+    """GiB of one device by component, at the moment of a step when most is taken.
 
-    Where there is no accelerator a device is a process.
+    At that moment some of the others need not be there: no gradients at the loss, no logits in the backward pass.
+    `workspace` is what comes on top: gathered weights, gradients on their way, what the process and its allocator
+    take. Where there is no accelerator a device is a process.
     """
 
     parameters: float
@@ -69,6 +76,7 @@ class Estimate:
 
     Attributes:
         memory: of each device.
+        moment: of a step, when so much is taken.
         usable: GiB of each device that can be used.
         host: GiB of host memory that all ranks here take together; on a CPU that is all there is.
         usable_host: GiB of host memory that can be used.
@@ -77,6 +85,7 @@ class Estimate:
     """
 
     memory: Memory
+    moment: Moment
     usable: float
     host: float
     usable_host: float
@@ -88,16 +97,24 @@ class Estimate:
         """Whether devices and host have the memory."""
         return self.memory.total <= self.usable and self.host <= self.usable_host
 
+    def logged_gib(self, kind: str) -> float:
+        """What a rank will log as `max_memory`: on an accelerator what its tensors take, without the context."""
+        return self.memory.total - (BASE_GIB[kind] if kind == "cuda" else 0.0)
+
 
 def estimate(config: TrainerConfig, sizes: ModelSizes, hardware: Hardware, *, nproc: int, nnodes: int = 1) -> Estimate:
     """What `config` needs on each of `nproc` devices of this machine, one of `nnodes`."""
     world_size = nproc * nnodes
-    memory, offloaded = _memory(config, sizes, hardware.kind, world_size)
+    step = StepMemory(config, sizes, hardware.kind, world_size)
+    peak = step.peak()
+    memory = _memory(step, peak)
+    offloaded = (step.parameters + step.gradients + step.optimizer) / GIB if step.is_offloaded else 0.0
     usable_host = hardware.host_gib * _USABLE["cpu"]
     is_cpu = hardware.kind == "cpu"
-    host = nproc * (memory.total if is_cpu else offloaded + _BASE_GIB["cpu"])
+    host = nproc * (memory.total if is_cpu else offloaded + BASE_GIB["cpu"])
     return Estimate(
         memory=memory,
+        moment=peak.moment,
         usable=usable_host / nproc if is_cpu else hardware.memory_gib * _USABLE["cuda"],
         host=host,
         usable_host=usable_host,
@@ -110,82 +127,18 @@ def _num_trained(config: TrainerConfig, sizes: ModelSizes) -> int:
     return config.lora.rank * sizes.adapter_dims if config.lora.rank else sizes.num_parameters
 
 
-def _memory(config: TrainerConfig, sizes: ModelSizes, kind: str, world_size: int) -> tuple[Memory, float]:
-    """Memory of a device, and what of its share lies in host memory."""
-    parameters, gradients, optimizer = _states(config, sizes, kind, world_size)
-    is_offloaded = config.fsdp_config.cpu_offload and kind != "cpu"
-    offloaded = parameters + gradients + optimizer if is_offloaded else 0.0
-    num_tokens = config.pack_max_length // config.sp_size
-    activations, one_block = _activations(config, sizes, kind, num_tokens)
-    logits = logits_bytes(num_tokens, config.loss_chunk_size, sizes.vocab_size) / GIB
-    is_added_up = config.sequences_per_step(world_size) > world_size // (config.sp_size * config.tp_size)
-    late = 0.0 if is_offloaded or is_added_up else gradients  # what is not there yet at the loss
-    on_top = _workspace(config, sizes, kind, one_block=one_block, logits=logits, gradients=late)
-    return (
-        Memory(
-            parameters=0.0 if is_offloaded else parameters,
-            gradients=0.0 if is_offloaded else gradients,
-            optimizer=0.0 if is_offloaded else optimizer,
-            activations=activations,
-            logits=logits,
-            workspace=on_top + _BASE_GIB[kind],
-        ),
-        offloaded,
+def _memory(step: StepMemory, peak: Parts) -> Memory:
+    """The memory of a device with the tensors of `peak`."""
+    held = _HEAP_HOLES * (peak.total - peak.logits) + step.scattered if step.kind == "cpu" else 0.0
+    beside_tensors = held / GIB + BASE_GIB[step.kind]
+    return Memory(
+        parameters=peak.parameters / GIB,
+        gradients=peak.gradients / GIB,
+        optimizer=peak.optimizer / GIB,
+        activations=peak.activations / GIB,
+        logits=peak.logits / GIB,
+        workspace=peak.workspace / GIB + beside_tensors,
     )
-
-
-def _states(config: TrainerConfig, sizes: ModelSizes, kind: str, world_size: int) -> tuple[float, float, float]:
-    """A rank's share of parameters, gradients and optimizer state, in GiB."""
-    num_sharing = config.fsdp_config.hsdp_sharding_size or world_size
-    of_blocks, of_others = 1 / num_sharing, config.tp_size / num_sharing
-    of_matrix, of_vector = STATE_BYTES[config.optimizer]
-    if config.lora.rank:
-        item = sizes.frozen_bytes if compute_bytes(config.fsdp_config, kind) == 2 else MASTER_BYTES
-        frozen = item * (sizes.num_in_blocks * of_blocks + sizes.num_outside * of_others)
-        trained = config.lora.rank * sizes.adapter_dims * of_blocks
-        gradients, optimizer = trained * MASTER_BYTES, trained * of_matrix
-        return (frozen + trained * MASTER_BYTES) / GIB, gradients / GIB, optimizer / GIB
-    matrices = sizes.num_in_matrices * of_blocks
-    others = sizes.num_in_vectors * of_blocks + sizes.num_outside * of_others
-    masters = (matrices + others) * MASTER_BYTES
-    return masters / GIB, masters / GIB, (matrices * of_matrix + others * of_vector) / GIB
-
-
-def _activations(config: TrainerConfig, sizes: ModelSizes, kind: str, num_tokens: int) -> tuple[float, float]:
-    """GiB that all blocks keep for the backward pass, and what one keeps that is not computed again.
-
-    Of a block that is computed again its input stays.
-    """
-    item = compute_bytes(config.fsdp_config, kind)
-    inputs = sizes.num_layers * num_tokens * sizes.block.hidden_size * item
-    one_block = num_tokens * sizes.block.numbers_a_token(config.tp_size) * item
-    num_kept = sizes.num_layers - round(recompute_ratio(config.fsdp_config, kind) * sizes.num_layers)
-    return (inputs + num_kept * one_block) / GIB, one_block / GIB
-
-
-def _workspace(
-    config: TrainerConfig, sizes: ModelSizes, kind: str, *, one_block: float, logits: float, gradients: float
-) -> float:
-    """GiB on top of states, activations and logits where that is most: at the loss, or in the first block's backward.
-
-    Embedding and head stay gathered through the step. At the loss the gradient of the head exists in fp32 and in the
-    dtype of the computation, those of the shards only where micro-batches are added up. In the backward pass of a
-    block its weights and those fetched ahead are gathered, its gradients exist in both dtypes on their way to the
-    shards, a block that is computed again has all it keeps, and the logits are gone.
-    """
-    item = compute_bytes(config.fsdp_config, kind)
-    is_full = not config.lora.rank
-    block = sizes.num_in_blocks / sizes.num_layers / config.tp_size
-    num_gathered = 1 + config.fsdp_config.prefetch if config.fsdp_config.reshard_after_forward else sizes.num_layers
-    outside = sizes.num_outside * item
-    gathered = min(num_gathered, sizes.num_layers) * block * item
-    head_gradient = sizes.num_in_head * item * is_full
-    second_copy = sizes.num_in_head * MASTER_BYTES * (is_full and item != MASTER_BYTES)
-    at_loss = (outside + head_gradient + second_copy) / GIB - gradients
-    in_block = (outside + head_gradient + gathered + block * (item + MASTER_BYTES) * is_full) / GIB - logits
-    if recompute_ratio(config.fsdp_config, kind) > 0:
-        in_block += one_block
-    return max(at_loss, in_block, 0.0)
 
 
 def _disk(config: TrainerConfig, sizes: ModelSizes) -> Disk:

@@ -3,12 +3,14 @@
 from pathlib import Path
 
 from xtuner.errors import StoppedAndSaved, TrainingFailed, XTunerError, error_for_exit_code
+from xtuner.launch.after_shortage import advice_after_kill, advice_after_shortage
+from xtuner.launch.job import Job
 from xtuner.run.failure import RankFailure, failures_of, find_killed, find_killed_before_restart, first_failure
 from xtuner.run.layout import RunDir
 from xtuner.run.status import read_status
 
 
-def explain_failure(log_dir: Path, torchrun_output: str, run_dir: RunDir | None = None) -> XTunerError:
+def explain_failure(log_dir: Path, torchrun_output: str, job: Job | None = None) -> XTunerError:
     """The error to show for a failed launch: that of the rank that failed by itself, with its exit code.
 
     The others fail because of it: their connections break, or torchrun ends them. They are asked last.
@@ -16,16 +18,16 @@ def explain_failure(log_dir: Path, torchrun_output: str, run_dir: RunDir | None 
     Args:
         log_dir: the directory given to torchrun's `--log-dir`, or that of the attempt that is meant.
         torchrun_output: what torchrun itself printed; names the rank when that could leave no note (SIGKILL).
-        run_dir: where ranks on other machines have left theirs.
+        job: has the notes of ranks on other machines; where memory ran out, options are sought with which it fits.
     """
-    first = first_failure(failures_of(log_dir, run_dir))
+    first = first_failure(failures_of(log_dir, job.run_dir if job else None))
     if first and not first.is_consequence:
-        return _tell(first, log_dir)
-    killed = _explain_silent_death(log_dir, torchrun_output)
+        return _tell(first, log_dir, job)
+    killed = _explain_silent_death(log_dir, torchrun_output, job)
     if killed:
         return killed
     if first:
-        return _tell(first, log_dir)
+        return _tell(first, log_dir, job)
     last = torchrun_output.strip().splitlines()[-1:] or ["it printed nothing"]
     return TrainingFailed(f"torchrun failed: {last[0]}", hint=f"its output is in {log_dir}")
 
@@ -38,18 +40,33 @@ def explain_stop(run_dir: RunDir, begun_at: float) -> StoppedAndSaved | None:
     return StoppedAndSaved(status.message, hint=f"go on with the same command and --resume {run_dir.path}")
 
 
-def _tell(failure: RankFailure, log_dir: Path) -> XTunerError:
+def _tell(failure: RankFailure, log_dir: Path, job: Job | None) -> XTunerError:
     if failure.exit_code != TrainingFailed.exit_code:
         return error_for_exit_code(failure.exit_code, failure.message, hint=failure.hint)
     return TrainingFailed(
         f"{failure.sentence}\n{failure.traceback_end}".rstrip(),
-        hint=failure.hint or f"all output of the ranks is in {log_dir}",
+        hint=_with_advice(failure.hint or f"all output of the ranks is in {log_dir}", _advice(failure, job)),
     )
 
 
-def _explain_silent_death(log_dir: Path, torchrun_output: str) -> XTunerError | None:
+def _advice(failure: RankFailure, job: Job | None) -> str:
+    if failure.needed_gib is None or job is None or job.run_dir is None:
+        return ""
+    nproc = failure.num_local_ranks
+    nnodes = max(1, failure.num_ranks // nproc)
+    return advice_after_shortage(job.run_dir, needed_gib=failure.needed_gib, nproc=nproc, nnodes=nnodes)
+
+
+def _with_advice(hint: str, advice: str) -> str:
+    return f"{hint}\n{advice}" if advice else hint
+
+
+def _explain_silent_death(log_dir: Path, torchrun_output: str, job: Job | None) -> XTunerError | None:
     killed = find_killed(torchrun_output) or find_killed_before_restart(torchrun_output)
     if killed is None:
         return None
     hint = killed.hint or f"all output of the ranks is in {log_dir}"
-    return TrainingFailed(killed.sentence, hint=hint)
+    advice = ""
+    if killed.hint and job is not None and job.run_dir is not None:
+        advice = advice_after_kill(job.run_dir, nproc=job.num_ranks, nnodes=1)
+    return TrainingFailed(killed.sentence, hint=_with_advice(hint, advice))

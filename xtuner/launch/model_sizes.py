@@ -170,4 +170,4 @@ def _read_sizes(text: dict[str, Any], path: Path) -> SimpleNamespace:
             f"{path} does not say {', '.join(missing)}, so memory cannot be estimated",
             hint="check that it is the config.json of a decoder model; training itself asks transformers for the sizes",
         )
-    return SimpleNamespace(**sizes)
+    return SimpleNamespace(**sizes, model_type=text.get("model_type"))

@@ -7,8 +7,11 @@ from itertools import count
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from xtuner.launch.devices import threads_per_rank
+from xtuner.errors import XTunerError
+from xtuner.launch.devices import find_hardware, threads_per_rank
+from xtuner.launch.estimate import estimate
 from xtuner.launch.job import Job
+from xtuner.launch.model_sizes import sizes_of
 from xtuner.launch.plan import LaunchPlan, torchrun_command
 from xtuner.preflight import (
     EVAL_FINGERPRINT_VARIABLE,
@@ -17,7 +20,7 @@ from xtuner.preflight import (
     prepare_training_data,
 )
 from xtuner.run.claim import claim_run
-from xtuner.run.layout import RUN_DIR_VARIABLE, RunDir
+from xtuner.run.layout import MEMORY_ESTIMATE_VARIABLE, RUN_DIR_VARIABLE, RunDir
 from xtuner.run.resume import find_resume_point
 
 if TYPE_CHECKING:
@@ -40,7 +43,7 @@ def prepare_job(plan: LaunchPlan, on_progress: "Callable[[Progress], None] | Non
         WorkDirInUse: the run to be resumed goes on, or another launch was faster to resume it.
         EnvironmentFault: the cache or the work dir cannot be written.
     """
-    environment = _defaults(plan) | _fingerprints(plan, on_progress)
+    environment = _defaults(plan) | _fingerprints(plan, on_progress) | _memory_estimate(plan)
     run_dir, claim = _run_dir(plan) if plan.node_rank == 0 else (None, 0)
     if run_dir:
         environment[RUN_DIR_VARIABLE] = str(run_dir.path.absolute())
@@ -66,6 +69,16 @@ def _fingerprints(plan: LaunchPlan, on_progress: "Callable[[Progress], None] | N
     if evaluation:
         variables[EVAL_FINGERPRINT_VARIABLE] = evaluation.fingerprint()
     return variables
+
+
+def _memory_estimate(plan: LaunchPlan) -> dict[str, str]:
+    """The variable that tells the ranks how much memory each should take, where the sizes of the model are known."""
+    hardware = find_hardware()
+    try:
+        needs = estimate(plan.config, sizes_of(plan.config), hardware, nproc=plan.nproc_per_node, nnodes=plan.nnodes)
+    except XTunerError:  # an architecture whose config.json has other names: nothing is lost but a line in a chart
+        return {}
+    return {MEMORY_ESTIMATE_VARIABLE: f"{needs.logged_gib(hardware.kind):.3f}"}
 
 
 def _run_dir(plan: LaunchPlan) -> tuple[RunDir, int]:

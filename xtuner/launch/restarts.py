@@ -42,7 +42,7 @@ class Restarts:
         step = newest_step(self._run_dir)
         self._num_fruitless = 1 if step > self._saved_step else self._num_fruitless + 1
         self._saved_step = step
-        cause = explain_failure(before, self._job.read_torchrun_log(), self._run_dir)
+        cause = explain_failure(before, self._job.read_torchrun_log(), self._job)
         forget_failures(self._run_dir)  # long before the new ranks can leave any
         self.error = self._why_not(cause)
         if self.error is None:

@@ -56,6 +56,19 @@ def run_to_end(
             _Launch(job, signals, file, _until_gone(say), on_line and _until_gone(on_line)).run()
 
 
+def start_torchrun(job: Job, output: BinaryIO) -> "subprocess.Popen[bytes]":
+    """Start torchrun, which ends with this process, and its ranks with it."""
+    # A session of its own: Ctrl-C then reaches the ranks once, through us, and not twice.
+    return subprocess.Popen(
+        [sys.executable, str(_AGENT), str(os.getpid()), *job.command],
+        env={**os.environ, **job.environment},
+        stdin=subprocess.DEVNULL,
+        stdout=output,
+        stderr=subprocess.STDOUT,
+        start_new_session=True,
+    )
+
+
 @contextmanager
 def _end_noted(file: SupervisionFile) -> Iterator[None]:
     """Write down how the block ended."""
@@ -117,7 +130,7 @@ class _Launch:
         if self._job.run_dir:
             forget_failures(self._job.run_dir)  # of a launch before
         with self._job.torchrun_log.open("wb") as output:
-            torchrun = self._start(output)
+            torchrun = start_torchrun(self._job, output)
         is_running = True
         while is_running:
             is_running = torchrun.poll() is None  # before the look, so that the last lines are seen
@@ -133,17 +146,6 @@ class _Launch:
                 time.sleep(_POLL_S)
         if torchrun.returncode != 0:
             raise self._explain()
-
-    def _start(self, output: BinaryIO) -> "subprocess.Popen[bytes]":
-        # A session of its own: Ctrl-C then reaches the ranks once, through us, and not twice.
-        return subprocess.Popen(
-            [sys.executable, str(_AGENT), str(os.getpid()), *self._job.command],
-            env={**os.environ, **self._job.environment},
-            stdin=subprocess.DEVNULL,
-            stdout=output,
-            stderr=subprocess.STDOUT,
-            start_new_session=True,
-        )
 
     def _look(self) -> None:
         """Take what is new: lines, attempts, signals."""
@@ -169,8 +171,8 @@ class _Launch:
             )
         if self._restarts and self._restarts.error:
             return self._restarts.error
-        attempt = self._attempts.newest or self._job.log_dir
-        return explain_failure(attempt, self._job.read_torchrun_log(), self._job.run_dir)
+        log_dir = self._attempts.newest or self._job.log_dir
+        return explain_failure(log_dir, self._job.read_torchrun_log(), self._job)
 
 
 def _behind_what_is_there(log: FileTail) -> FileTail:

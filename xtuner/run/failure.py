@@ -29,9 +29,15 @@ _BROKEN_CONNECTION = (
 
 @dataclass(frozen=True)
 class RankFailure:
-    """One rank's end: `time` is seconds since the epoch, `step` 0 when it had not begun to train.
+    """One rank's end.
 
-    `host` is the machine that it ran on; empty where that is not known.
+    Attributes:
+        step: 0 when it had not begun to train.
+        time: seconds since the epoch.
+        host: the machine that it ran on; empty where that is not known.
+        needed_gib: what it had of memory and asked for, where it did not get it; None where memory was not the cause.
+        num_ranks: of the run, where memory was.
+        num_local_ranks: those on its machine.
     """
 
     rank: int
@@ -42,6 +48,9 @@ class RankFailure:
     hint: str
     traceback: str
     host: str = ""
+    needed_gib: float | None = None
+    num_ranks: int = 1
+    num_local_ranks: int = 1
 
     @property
     def is_consequence(self) -> bool:
@@ -85,7 +94,7 @@ def leave_note(failure: RankFailure, kind: str, *places: Path) -> None:
         kind: the name of the error's class.
         places: files.
     """
-    extra = {
+    extra: dict[str, Any] = {
         "py_callstack": failure.traceback,
         "timestamp": str(int(failure.time)),
         "time": failure.time,
@@ -96,6 +105,12 @@ def leave_note(failure: RankFailure, kind: str, *places: Path) -> None:
         "hint": failure.hint,
         "host": failure.host,
     }
+    if failure.needed_gib is not None:
+        extra |= {
+            "needed_gib": failure.needed_gib,
+            "num_ranks": failure.num_ranks,
+            "num_local_ranks": failure.num_local_ranks,
+        }
     text = json.dumps({"message": {"message": f"{kind}: {failure.message}", "extraInfo": extra}})
     for place in places:
         try:
@@ -210,6 +225,9 @@ def _read(path: Path) -> RankFailure | None:
             hint=str(extra.get("hint", "")),
             traceback=str(extra["py_callstack"]),
             host=str(extra.get("host", "")),
+            needed_gib=float(extra["needed_gib"]) if "needed_gib" in extra else None,
+            num_ranks=int(extra.get("num_ranks", 1)),
+            num_local_ranks=int(extra.get("num_local_ranks", 1)),
         )
     except (OSError, ValueError, KeyError, TypeError, RecursionError):
         return None

@@ -34,6 +34,8 @@ _EXPORT_NAME = re.compile(r"(?:hf|adapter)-([0-9]+)")
 _NUM_NAMES_TRIED = 100
 # Set by the launcher for its ranks: it makes the run directory, to have a place for what torchrun captures.
 RUN_DIR_VARIABLE = "XTUNER_RUN_DIR"
+# Likewise: GiB that each rank is expected to log as `max_memory`; the ranks put it into run.json.
+MEMORY_ESTIMATE_VARIABLE = "XTUNER_MEMORY_ESTIMATE_GIB"
 
 
 @dataclass(frozen=True)

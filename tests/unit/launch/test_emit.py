@@ -6,6 +6,7 @@ import re
 import shlex
 import subprocess
 from pathlib import Path
+from random import Random
 
 import pytest
 import yaml
@@ -15,7 +16,7 @@ from hypothesis import strategies as st
 from xtuner.errors import UsageError
 from xtuner.launch.emit import EMITTERS
 from xtuner.launch.emit.grace import grace_s
-from xtuner.launch.plan import LaunchPlan, torchrun_command
+from xtuner.launch.plan import LaunchPlan, sft_command, torchrun_command
 from xtuner.launch.shell import shell_join
 from xtuner.run.layout import RunDir
 from xtuner.run.metrics import MetricsWriter
@@ -24,9 +25,7 @@ from xtuner.v1.config import TrainerConfig
 
 TESTS = Path(__file__).parents[2]
 HOSTILE = "a b'\"$(x)`;\n#SBATCH --nodes=9\t模型\x1b[31m\u202e\x85\u2028$$(RANK)\\x41😀"
-# Any text; names of files may hold bytes that are no UTF-8, which Python has as lone surrogates.
 NAMES = st.text(st.characters(exclude_characters="\0/", exclude_categories=["Cs"]), min_size=1, max_size=30)
-BYTES = st.binary(min_size=1, max_size=20).filter(lambda name: b"\0" not in name and b"/" not in name).map(os.fsdecode)
 
 
 def _plan(name="model", nnodes=1, **more):
@@ -40,13 +39,56 @@ def _words(line):
     return [os.fsdecode(word) for word in printed.split(b"\0")[:-1]]
 
 
-@settings(max_examples=150)
-@given(st.lists(NAMES | BYTES, min_size=1, max_size=5))
-@example([HOSTILE, "-d", "", "~", "é\x07f0"])
-def test_bash_reads_back_what_is_joined_and_it_is_safe_to_print(words):
-    line = shell_join(words)
-    assert visible(line) == line and "\n" not in line
-    assert _words(line) == words
+def _hostile_name(random):
+    """A file name of what shells, terminals and decoders trip over, and of any other bytes and characters."""
+    pieces = ["-", "--", "~", "=", " ", "'", '"', "\\", "$(reboot)", "`", "${HOME}", "!", "#", ";", "&", "|", "*", "?"]
+    pieces += [
+        "\n",
+        "\t",
+        "\r",
+        "\x1b[2J",
+        "\x07",
+        "\u202e",
+        "\x85",
+        "\u2028",
+        "<<EOF",
+        "$'",
+        "\\x41",
+        "{a,b}",
+        "模型",
+        "😀",
+        "é\x07f0",
+    ]
+    kinds = (
+        lambda: random.choice(pieces),
+        lambda: os.fsdecode(bytes([random.randrange(1, 256)])),  # a byte that may be no UTF-8
+        lambda: chr(random.choice([random.randrange(1, 0xD800), random.randrange(0xE000, 0x110000)])),
+    )
+    name = "".join(random.choice(kinds)() for _ in range(random.randrange(1, 12)))
+    return os.fsdecode(os.fsencode(name))  # neighbouring bytes may be a character after all
+
+
+def _hostile_commands(count, seed):
+    random = Random(seed)
+    for _ in range(count):
+        model, data, work_dir = (Path(_hostile_name(random)) for _ in range(3))
+        config = TrainerConfig(load_from=model, dataset=data, work_dir=work_dir)
+        yield sft_command(LaunchPlan(config=config, nproc_per_node=2), default_nproc=1)
+
+
+def test_a_thousand_hostile_commands_are_safe_to_print_and_bash_reads_them_back(tmp_path):
+    commands = [[HOSTILE, "-d", "", "~", "é\x07f0"], *_hostile_commands(1_000, seed=0)]
+    lines = list(map(shell_join, commands))
+    assert all(visible(line) == line and "\n" not in line for line in lines)
+    script = tmp_path / "commands.sh"
+    # One bash for all: each line says how many words it has, and the words.
+    said = 'say() { printf \'%s\\0\' "$#" "$@"; }\n' + "".join(f"say {line}\n" for line in lines)
+    script.write_bytes(os.fsencode(said))
+    subprocess.run(["bash", "-n", script], check=True)
+    printed = subprocess.run(["bash", script], capture_output=True, check=True).stdout
+    words = iter(map(os.fsdecode, printed.split(b"\0")))
+    assert [[next(words) for _ in range(int(next(words)))] for _ in commands] == commands
+    assert list(words) == [""]
 
 
 def test_the_torchrun_line_is_the_command():

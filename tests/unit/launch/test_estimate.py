@@ -10,6 +10,7 @@ from xtuner.launch.devices import Hardware
 from xtuner.launch.estimate import COMPONENTS, estimate
 from xtuner.launch.fit import NPROC, cheapest_fit, with_changes
 from xtuner.launch.model_sizes import ModelSizes, sizes_of
+from xtuner.launch.step_memory import StepMemory
 from xtuner.v1.config import TrainerConfig
 from xtuner.v1.config.files import resolve_config
 from xtuner.v1.config.memory import BlockShape
@@ -40,36 +41,25 @@ def _memory(hardware=GPU, nproc=1, **options):
     return estimate(_config(**options), SIZES, hardware, nproc=nproc).memory
 
 
+def _step(hardware=GPU, nproc=1, **options):
+    return StepMemory(_config(**options), SIZES, hardware.kind, nproc)
+
+
 def test_states_are_sixteen_bytes_a_parameter():
-    memory = _memory()
-    assert memory.parameters == memory.gradients == pytest.approx(4 * (1 + 1 / 64))
-    assert memory.optimizer == pytest.approx(8 * (1 + 1 / 64))
-    muon = _memory(optimizer="muon")
-    assert muon.optimizer == pytest.approx(4 + 8 / 64)
+    step = _step()
+    assert step.parameters == step.gradients == 4 * (2**30 + 2**24)
+    assert step.optimizer == 8 * (2**30 + 2**24)
+    assert _step(optimizer="muon").optimizer == 4 * 2**30 + 8 * 2**24
 
 
 def test_ranks_divide_states_and_not_activations():
-    one, eight = _memory(), _memory(nproc=8)
-    assert eight.parameters == pytest.approx(one.parameters / 8) and eight.optimizer == pytest.approx(one.optimizer / 8)
-    assert (eight.activations, eight.logits) == (one.activations, one.logits)
-    assert _memory(nproc=8, fsdp_config={"hsdp_sharding_size": 4}).parameters == pytest.approx(one.parameters / 4)
+    one, eight = _step(), _step(nproc=8)
+    assert (eight.parameters, eight.optimizer) == (one.parameters / 8, one.optimizer / 8)
+    at_loss = [next(step.moments()) for step in (one, eight)]
+    assert at_loss[0].activations == at_loss[1].activations and at_loss[0].logits == at_loss[1].logits
+    assert _step(nproc=8, fsdp_config={"hsdp_sharding_size": 4}).parameters == one.parameters / 4
     # Blocks are shared once more by the ranks of a group, embedding and head are not.
-    assert _memory(nproc=8, tp_size=2).parameters == pytest.approx(4 * (1 / 8 + 2 / 64 / 8))
-
-
-def test_activations_are_inputs_and_what_is_not_computed_again():
-    inputs = 16 * 4096 * 1024 * 2 / GIB
-    inner = 16 * 4096 * (6 * 1024 + 2 * 64 * 48 + 4 * 4096) * 2 / GIB
-    assert _memory().activations == pytest.approx(inputs)  # an accelerator computes all blocks again
-    assert _memory(fsdp_config={"recompute_ratio": 0.25}).activations == pytest.approx(inputs + 0.75 * inner)
-    assert _memory(CPU).activations == pytest.approx(2 * (inputs + inner))  # in fp32, nothing is computed again
-    assert _memory(nproc=2, sp_size=2).activations == pytest.approx(inputs / 2)
-    assert _memory(pack_max_length=8192).activations == pytest.approx(2 * inputs)
-
-
-def test_logits_are_those_of_a_chunk():
-    assert _memory().logits == pytest.approx(3 * 4 * 1024 * 2**14 / GIB)
-    assert _memory(loss_chunk_size=256).logits == pytest.approx(_memory().logits / 4)
+    assert _step(nproc=8, tp_size=2).parameters == 4 * (2**30 / 8 + 2 * 2**24 / 8)
 
 
 def test_offloading_moves_states_to_the_host():
@@ -87,10 +77,18 @@ def test_lora_trains_little_of_frozen_weights_in_sixteen_bits():
     assert needs.disk.checkpoint == pytest.approx(12 * trained / GIB)
 
 
-def test_total_is_the_sum_and_adding_up_keeps_gradients_at_the_loss():
-    memory = _memory()
-    assert memory.total == pytest.approx(sum(getattr(memory, name) for name in COMPONENTS))
-    assert _memory(global_batch_size=4).total >= memory.total
+def test_memory_is_that_of_the_peak_with_what_is_taken_besides_tensors():
+    for hardware, held, base in ((GPU, 1.0, 0.8), (CPU, 1.27, 0.39)):
+        memory, peak = _memory(hardware), _step(hardware).peak()
+        assert memory.total == pytest.approx(sum(getattr(memory, name) for name in COMPONENTS))
+        assert memory.total == pytest.approx(held * peak.total / GIB + base)
+        assert memory.activations == peak.activations / GIB and memory.optimizer == peak.optimizer / GIB
+    recomputed = {"fsdp_config": {"recompute_ratio": 1.0}}
+    step = _step(CPU, **recomputed)
+    assert step.scattered > 0 and _memory(CPU, **recomputed).total == pytest.approx(
+        (1.27 * step.peak().total + step.scattered) / GIB + 0.39
+    )
+    assert _memory(global_batch_size=4).total >= _memory().total
 
 
 def test_disk_counts_what_is_kept_and_what_is_written():

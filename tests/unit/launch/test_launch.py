@@ -147,21 +147,22 @@ def test_a_rank_of_another_machine_is_blamed_where_its_note_lies(tmp_path):
     """Here its machine's torchrun has no note of it; what the ranks here met is the end of their connection."""
     run_dir = RunDir.create(tmp_path / "w")
     log_dir = tmp_path / "torchrun"
+    job = Job((), log_dir, run_dir, num_ranks=1)
     _note(log_dir, 0, message="Connection closed by peer [10.0.0.2]", time=9.0)
-    lost = explain_failure(log_dir, "", run_dir)
+    lost = explain_failure(log_dir, "", job)
     assert lost.message.startswith("rank 0 failed in step 7: Connection closed by peer")
     there = RankFailure(2, 7, 99.0, 6, "it broke", "mend it", "Traceback\n  x\n", "node-b")  # a clock that is ahead
     here = RankFailure(0, 7, 1.0, 6, "an older note of the same rank", "", "", socket.gethostname())
     for failure in (there, here):
         leave_note(failure, "ValueError", run_dir.failure_note(failure.rank))
-    error = explain_failure(log_dir, "", run_dir)
+    error = explain_failure(log_dir, "", job)
     assert (
         error.message == "rank 2 on node-b failed in step 7: it broke\n  Traceback\n    x" and error.hint == "mend it"
     )
     alert = first_failure(failures_of(log_dir, run_dir))
     assert alert == there and here.who == "rank 0"
     forget_failures(run_dir)
-    assert explain_failure(log_dir, "", run_dir).message == lost.message
+    assert explain_failure(log_dir, "", job).message == lost.message
 
 
 def test_no_notes_and_no_summary(tmp_path):

@@ -6,6 +6,7 @@ import time
 from datetime import datetime, timedelta
 
 import pytest
+from list_series import ListSeries
 from monitor_runs import RunWriter, healthy_run
 
 from xtuner.run.discover import discover
@@ -21,10 +22,15 @@ from xtuner.tui.monitor.overview import layout_for
 from xtuner.tui.monitor.plots import CHARTS, PlotChoice, PlotMaker
 from xtuner.tui.monitor.reader import Reader
 from xtuner.tui.monitor.session import Session
+from xtuner.tui.widgets.braille import BRAILLE
 from xtuner.tui.widgets.cells import num_cells
 from xtuner.tui.widgets.file_lines import FileLines
+from xtuner.tui.widgets.level import Level
 from xtuner.tui.widgets.picture import Run, text_of
+from xtuner.tui.widgets.plot import Plot
+from xtuner.tui.widgets.plot_drawing import draw_plot
 from xtuner.tui.widgets.progress_line import Progress
+from xtuner.tui.widgets.svg_plot import shared_view
 
 BEGUN = datetime(2025, 8, 29, 9, 0, 0)
 
@@ -270,6 +276,31 @@ def test_curves_are_kept_so_that_what_is_smoothed_is_smoothed_once(tmp_path):
     assert alone.band is None and alone.envelope is session.store.series(2, "tgs")
     assert [curve.name for curve in plots.curves(specs["loss"], PlotChoice())] == ["train", "evaluation"]
     assert plots.curves(specs["throughput"], PlotChoice(rank=9)) == []
+
+
+@pytest.mark.parametrize("estimate", [16.25, None, "16.25", float("inf")])
+def test_the_estimate_is_a_named_level_over_the_measured_memory(tmp_path, estimate):
+    writer = healthy_run(tmp_path)
+    writer.write_record(memory_estimate_gib=estimate)
+    plots = PlotMaker(session_of(writer.run.path))
+    [spec] = [spec for spec in CHARTS if spec.id == "memory"]
+    curves = plots.curves(spec, PlotChoice())
+    names = [curve.name for curve in curves]
+    assert names == ["peak", "reserved", "estimate"] if estimate == 16.25 else names == ["peak", "reserved"]
+    view = shared_view([curve.line for curve in curves])
+    picture = text_of(draw_plot(Plot(spec.title, curves, view, spec.unit), 80, 12, BRAILLE)).splitlines()
+    assert ("c estimate 16.25" in picture[1]) == (estimate == 16.25)
+    assert any(row.endswith("c 16.25") for row in map(str.rstrip, picture)) == (estimate == 16.25)
+
+
+def test_a_level_is_as_long_as_what_it_is_held_against():
+    beside = ListSeries([7.0, 8.0, 9.0], x=[10, 20, 30])
+    level = Level(2.5, beside)
+    assert (len(level), level.x_range(), level.value_at(25)) == (3, (10, 30), (20, 2.5)) and level.value_at(9) is None
+    shown = [(column.low, column.high, column.last) for column in level.columns(0, 40, 8) if column.low <= column.high]
+    assert len(shown) in range(4, 7) and set(shown) == {(2.5, 2.5, 2.5)}
+    empty = Level(2.5, ListSeries([]))
+    assert empty.x_range() is None and all(column.low > column.high for column in empty.columns(0, 1, 3))
 
 
 def test_a_smoothed_median_is_brought_up_to_date_with_its_band(tmp_path):

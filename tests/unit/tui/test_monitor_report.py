@@ -30,6 +30,7 @@ def places(svg):
 
 def test_page_pictures_and_values(tmp_path):
     writer = healthy_run(tmp_path / "work")
+    writer.write_record(memory_estimate_gib=16.5)
     before = snapshot(tmp_path / "work")
     page = report_newest(tmp_path / "work", tmp_path / "report").read_text()
     assert snapshot(tmp_path / "work") == before
@@ -38,6 +39,8 @@ def test_page_pictures_and_values(tmp_path):
     assert pictures[:2] == ["loss.svg", "memory.svg"]
     for name in pictures:
         assert places((tmp_path / "report" / name).read_text())
+    dashed = [name for name in pictures if 'stroke-dasharray="6 4"' in (tmp_path / "report" / name).read_text()]
+    assert dashed == ["memory.svg"] and ">estimate<" in (tmp_path / "report" / "memory.svg").read_text()
     with (tmp_path / "report" / "values.csv").open(newline="") as file:
         rows = list(csv.DictReader(file))
     assert [(row["rank"], row["step"]) for row in rows] == [

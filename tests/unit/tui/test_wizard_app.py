@@ -2,11 +2,13 @@
 
 import re
 import shlex
+from pathlib import Path
 
 import pytest
 from textual.widgets import Input, OptionList
 from wizard_screen import SIZES, drive
 
+import xtuner
 from xtuner.demo.build import build_demo
 from xtuner.launch.devices import Hardware
 from xtuner.tui.wizard.answers import Answer, Answers, kept_answers
@@ -295,3 +297,37 @@ def test_small_and_odd_terminals_do_no_harm(given, size):
             await screen.press(key)
 
     assert drive(steps, given, size=size) is None
+
+
+def test_steps_are_timed_beside_the_screen(given, tmp_path, monkeypatch):
+    """Real steps, once to their end and once until the key that ends them."""
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    monkeypatch.setenv("TMPDIR", str(tmp_path / "scratch"))
+    monkeypatch.setenv("PYTHONPATH", str(Path(xtuner.__file__).parents[1]))
+    (tmp_path / "scratch").mkdir()
+    given.set("total_step", "40")
+
+    async def steps(screen):
+        await screen.press("f6")
+        await screen.wait_for("Ctrl+T runs 5 steps to estimate it")
+        await screen.press("ctrl+t")
+        await screen.until(lambda: "Ctrl+T ends it" in screen.one_line)
+        await screen.press("f1", "f6")  # the screen goes on meanwhile
+        await screen.until(lambda: re.search(r"about 0:\d\d:\d\d \(h:mm:ss\): 40 steps of", screen.one_line))
+        assert re.search(r"steps of [\d.]+ s, [\d,]+ tokens/s", screen.one_line)
+        await screen.press("ctrl+t")
+        await screen.until(lambda: re.search(r"step \d of 6", screen.one_line) or "starting" in screen.one_line)
+        await screen.press("ctrl+t")
+        await screen.wait_for("Ctrl+T runs 5 steps to estimate it")
+
+    drive(steps, given)
+    assert not list((tmp_path / "scratch").glob("xtuner-*")) and not (tmp_path / "work_dirs").exists()
+
+
+def test_what_is_not_ready_is_not_timed(demo):
+    async def steps(screen):
+        await screen.press("f6", "ctrl+t")
+        assert screen.step == "review" and "which model is to be trained?" in screen.one_line
+        assert not screen.app._step_timer.is_running
+
+    drive(steps)

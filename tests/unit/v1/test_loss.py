@@ -1,5 +1,7 @@
 """The chunked losses against cross-entropy on the whole logits."""
 
+import weakref
+
 import engine_parts
 import pytest
 import torch
@@ -106,6 +108,31 @@ def test_the_logits_of_all_rows_never_exist(loss):
     with _LargestTensor() as largest:
         loss(hidden, weight, targets, chunk_size=N).objective.backward()
     assert largest.numel == N * VOCAB, "control: with one chunk they do"
+
+
+class _TensorsAtATime(TorchDispatchMode):
+    """The most tensors of `numel` elements that share no memory and exist at a time."""
+
+    def __init__(self, numel):
+        super().__init__()
+        self._numel = numel
+        self._seen = []
+        self.most = 0
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        result = function(*args, **(kwargs or {}))
+        leaves = [leaf for leaf in tree_leaves(result) if isinstance(leaf, torch.Tensor)]
+        self._seen += [weakref.ref(leaf) for leaf in leaves if leaf.numel() == self._numel]
+        alive = [tensor for seen in self._seen if (tensor := seen()) is not None]
+        self.most = max(self.most, len({tensor.untyped_storage().data_ptr() for tensor in alive}))
+        return result
+
+
+def test_the_logits_of_one_chunk_are_gone_before_those_of_the_next_are_made():
+    hidden, weight, targets = _inputs()
+    with _TensorsAtATime(4 * VOCAB) as logits:
+        _linear(hidden, weight, targets, chunk_size=4).objective.backward()
+    assert logits.most == 1 and len(hidden) >= 8
 
 
 @pytest.mark.parametrize("architecture", ["qwen3", "gemma2", "qwen3_moe", "gpt_oss"])

@@ -5,7 +5,7 @@ import pytest
 import ranks
 import torch
 
-from xtuner.errors import TrainingFailed
+from xtuner.errors import OutOfMemory, TrainingFailed
 from xtuner.v1.config import FSDPConfig, TrainerConfig
 from xtuner.v1.datasets.batches import Batches
 from xtuner.v1.engine.oom import answer_out_of_memory, is_out_of_memory, memory_shares
@@ -37,6 +37,7 @@ def test_rank_step_lengths_and_memory_are_named(mesh, tiny_model):
     assert f"asking for {_TOO_MUCH / 2**30:.2f} GiB" in error.message
     assert "longest pack has 51 tokens, its longest document 40" in error.message
     assert "GiB were allocated" in error.message
+    assert isinstance(error, OutOfMemory) and 0 < error.needed_gib - _TOO_MUCH / 2**30 < 64
 
 
 def test_the_hint_names_only_flags_that_are_not_on(mesh, tiny_model):

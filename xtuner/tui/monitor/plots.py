@@ -2,12 +2,14 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from math import isfinite
 from typing import Literal, Protocol
 
 from xtuner.run.derived import Smoothed, Source
 from xtuner.run.series import Series
 from xtuner.run.store import LOSS_KEYS, RunStore
 from xtuner.tui.monitor.session import Session
+from xtuner.tui.widgets.level import Level
 from xtuner.tui.widgets.plot import Band, Curve, Marker
 from xtuner.tui.widgets.series_view import SeriesView
 
@@ -95,6 +97,9 @@ class PlotMaker:
         curves = [curve for name, key in spec.keys if (curve := self._curve(spec, name, self._key(key), choice))]
         if spec.id == "loss" and len(self._session.evaluations):
             curves.append(Curve("evaluation", self._session.evaluations))
+        estimate_gib = self._session.record.get("memory_estimate_gib")
+        if spec.id == "memory" and curves and isinstance(estimate_gib, int | float) and isfinite(estimate_gib):
+            curves.append(Curve("estimate", Level(estimate_gib, curves[0].line), is_level=True))
         return curves
 
     def source(self, spec: ChartSpec) -> Smoothable | None:

@@ -28,6 +28,7 @@ class Curve:
         envelope: drawn dim behind it: the values that were smoothed.
         band: shaded behind it.
         colour: from 0 to `NUM_COLOURS` - 1; without, by its place among the curves.
+        is_level: whether it is no measurement but a value to hold the others against; broken in pictures too.
     """
 
     name: str
@@ -35,6 +36,7 @@ class Curve:
     envelope: SeriesView | None = None
     band: Band | None = None
     colour: int | None = None
+    is_level: bool = False
 
 
 @dataclass(frozen=True)

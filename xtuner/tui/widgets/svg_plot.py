@@ -16,6 +16,7 @@ _NUM_COLUMNS = (WIDTH - _LEFT - _RIGHT) // 2
 # Middle tones and no background: readable on a white and on a black page; as many as a chart has colours.
 _COLOURS = ("#2f7fd6", "#e0913a", "#3aa657", "#b05bc0", "#d0503a", "#7a8a20")
 _TEXT, _GRID, _BAD = "#808080", "#80808040", "#d02020"
+_DASHES = ' stroke-dasharray="6 4"'
 _MARGIN = 0.04  # of the height, above and below the values
 
 
@@ -96,25 +97,27 @@ def _draw_curve(curve: Curve, colour: str, frame: _Frame) -> Iterator[str]:
         yield _draw_band(*curve.band, colour, frame)
     if curve.envelope is not None:
         yield _draw_line(curve.envelope, colour, frame, width=1.0, opacity=0.35)
-    yield _draw_line(curve.line, colour, frame, width=1.6, opacity=1.0)
+    yield _draw_line(curve.line, colour, frame, width=1.6, opacity=1.0, is_broken=curve.is_level)
     yield from _draw_bad(curve.envelope or curve.line, frame)
 
 
-def _draw_line(view: SeriesView, colour: str, frame: _Frame, *, width: float, opacity: float) -> str:
+def _draw_line(
+    view: SeriesView, colour: str, frame: _Frame, *, width: float, opacity: float, is_broken: bool = False
+) -> str:
     """Each column from its lowest to its highest value; a value that is no number breaks the line."""
     commands: list[str] = []
-    is_broken = True
+    is_apart = True
     for place, column in enumerate(view.columns(*frame.view, _NUM_COLUMNS)):
         if column.low <= column.high:
             x = frame.column_x(place)
             ends = [column.low, column.high] if column.last != column.low else [column.high, column.low]
             for value in dict.fromkeys(ends):
-                commands.append(f"{'M' if is_broken else 'L'}{x} {frame.y(value)}")
-                is_broken = False
-        is_broken = is_broken or column.num_bad > 0
+                commands.append(f"{'M' if is_apart else 'L'}{x} {frame.y(value)}")
+                is_apart = False
+        is_apart = is_apart or column.num_bad > 0
     return (
         f'<path d="{"".join(commands)}" fill="none" stroke="{colour}" stroke-width="{width}" '
-        f'stroke-opacity="{opacity}" stroke-linejoin="round" stroke-linecap="round"/>'
+        f'stroke-opacity="{opacity}" stroke-linejoin="round" stroke-linecap="round"{_DASHES if is_broken else ""}/>'
     )
 
 
@@ -153,7 +156,8 @@ def _legend(plot: Plot) -> Iterator[str]:
     yield _text(_LEFT, 16, f"{plot.title}{unit}{best}", "start", is_bold=True)
     x = float(_LEFT)
     for place, curve in enumerate(plot.curves):
-        yield f'<path d="M{x} 30h18" stroke="{_colour(curve, place)}" stroke-width="2"/>'
+        dashes = _DASHES if curve.is_level else ""
+        yield f'<path d="M{x} 30h18" stroke="{_colour(curve, place)}" stroke-width="2"{dashes}/>'
         yield _text(x + 24, 34, curve.name, "start")
         x += 48 + 7 * len(curve.name)
 

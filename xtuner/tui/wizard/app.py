@@ -29,6 +29,7 @@ from xtuner.tui.wizard.quit_screen import QuitScreen
 from xtuner.tui.wizard.rail import Rail
 from xtuner.tui.wizard.review import command_line, review_lines
 from xtuner.tui.wizard.step_pane import StepPane
+from xtuner.tui.wizard.step_timer import StepTimer, Timed
 from xtuner.tui.wizard.steps import STEPS, StepName, apply_preset
 from xtuner.tui.wizard.worker import Crashed, Inspected, Looked, Worker
 from xtuner.v1.config.required import missing_flags
@@ -68,6 +69,7 @@ class WizardApp(App[LaunchPlan | None]):
         Binding("ctrl+r", "mend", N_("Fix"), priority=True),
         Binding("ctrl+y", "copy", N_("Copy"), priority=True),
         Binding("ctrl+s", "save", N_("Save YAML"), priority=True),
+        Binding("ctrl+t", "time", N_("Time"), show=False, priority=True),
         Binding("ctrl+g", "launch", N_("Launch"), priority=True),
         Binding("ctrl+c,ctrl+q", "leave", N_("Quit"), priority=True, key_display="^c"),
     ]
@@ -87,6 +89,7 @@ class WizardApp(App[LaunchPlan | None]):
         self._typing: Timer | None = None
         self._launches = False  # asked for, while answers are still judged
         self._worker = Worker(inspector, self.post_message)
+        self._step_timer = StepTimer(self.post_message)
         # Held, not queried: messages arrive while a question lies above.
         self._rail = Rail()
         self._switcher = ContentSwitcher(id="steps")
@@ -110,6 +113,7 @@ class WizardApp(App[LaunchPlan | None]):
     def on_unmount(self) -> None:
         """Nothing outlives the screen."""
         self._worker.stop()
+        self._step_timer.stop()
 
     # What threads tell.
 
@@ -137,6 +141,10 @@ class WizardApp(App[LaunchPlan | None]):
         ):
             self._look = message.look
             self._show()
+
+    def on_timed(self, _message: Timed) -> None:
+        """Show how the timing goes, or what came of it."""
+        self._show()
 
     def on_crashed(self, message: Crashed) -> None:
         """Leave; `run_wizard` raises it."""
@@ -255,6 +263,18 @@ class WizardApp(App[LaunchPlan | None]):
         self.notify(visible(hindrance.text), title=_("not yet"), severity="error", markup=False)
         self.run_worker(self.action_go(hindrance.step), exclusive=True)
 
+    def action_time(self) -> None:
+        """Time a few steps of what would be launched, or end that."""
+        if self._step_timer.is_running:
+            self._step_timer.cancel()
+        elif self._inspection is not None and self._inspected == self._answers:
+            hindrance = self._judged(self._inspection).first_hindrance()
+            if hindrance is not None:
+                self.notify(visible(hindrance.text), title=_("not yet"), severity="error", markup=False)
+                return
+            self._step_timer.start(self._inspection.plan)
+        self._show()
+
     def action_leave(self) -> None:
         """Ask first where something was answered."""
         if self._answers == self._begun_with:
@@ -300,7 +320,8 @@ class WizardApp(App[LaunchPlan | None]):
         self._command.update(self._command_text(inspection))
         pane, hardware = self._panes[self._current], self._inspector.hardware
         if self._current == "review":
-            lines = review_lines(self._answers, inspection, self._look, hardware)
+            duration = self._step_timer.words(inspection.plan)
+            lines = review_lines(self._answers, inspection, self._look, hardware, duration=duration)
             pane.show_panel(Text("\n".join(map(visible, [*lines, "", self._command_line(inspection)]))))
         else:
             pane.show_panel(panel(self._current, inspection, self._look, hardware, pane.panel_width))

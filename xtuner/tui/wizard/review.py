@@ -22,8 +22,10 @@ def command_line(inspection: Inspection, default_nproc: int) -> str:
     return shlex.join(sft_command(inspection.plan, default_nproc=default_nproc))
 
 
-def review_lines(answers: Answers, inspection: Inspection, look: DataLook | None, hardware: Hardware) -> list[str]:
-    """Everything on one page."""
+def review_lines(
+    answers: Answers, inspection: Inspection, look: DataLook | None, hardware: Hardware, *, duration: str = ""
+) -> list[str]:
+    """Everything on one page; `duration` is what is known of that."""
     is_ready = inspection.is_ready
     lines = [_("✓ ready to launch") if is_ready else _("✗ not ready: mend what is marked with ✗ or ?"), ""]
     for step in STEPS:
@@ -31,7 +33,9 @@ def review_lines(answers: Answers, inspection: Inspection, look: DataLook | None
         if given:
             lines.append(_(step.title))
             lines += [f"  {field.flag} {answers.text(field.key)}  ({_(answers.source(field.key))})" for field in given]
-    lines += ["", *_about_run(inspection, look), _row(_("hardware"), hardware.sentence())]
+    lines += ["", *_about_run(inspection, look)]
+    lines += [_row(_("duration"), duration)] if duration else []
+    lines.append(_row(_("hardware"), hardware.sentence()))
     if inspection.needs is not None:
         lines += [*_about_memory(inspection.needs)]
     if inspection.remarks:

@@ -9,8 +9,7 @@ from typing import Any
 from xtuner.v1.config.parts import FSDPConfig, OptimizerName
 
 GIB = 2**30
-MASTER_BYTES = 4  # parameters that are trained and their gradients are fp32
-LOGITS_COPIES = 3  # of a chunk, in fp32: logits, their softmax, the gradient
+MASTER_BYTES = 4  # parameters that are trained and their gradients are fp32, and so is the inside of a norm
 
 # Bytes of state a trained parameter: of the hidden matrices, of the others. AdamW has two moments in fp32, with 8 bits
 # each it has a byte a moment and one fp32 scale for every 256 of them, Muon has one moment in fp32.
@@ -20,10 +19,18 @@ STATE_BYTES: dict[OptimizerName, tuple[float, float]] = {
     "muon": (4, 8),
 }
 
+# Families whose attention has a norm on the heads of queries and keys, by the head of their `model_type`.
+_HEAD_NORMED = ("qwen3", "gemma3", "olmo2", "olmo3", "exaone4", "glm4_moe", "hunyuan_v1", "minimax_m2", "apertus")
+
 
 @dataclass(frozen=True)
 class BlockShape:
-    """The sizes of a decoder block; `inner_size` is that of the MLP, of one expert where there are experts."""
+    """The sizes of a decoder block.
+
+    Attributes:
+        inner_size: of the MLP, of one expert where there are experts.
+        has_head_norms: whether queries and keys pass a norm before they are rotated.
+    """
 
     hidden_size: int
     num_heads: int
@@ -31,6 +38,7 @@ class BlockShape:
     head_dim: int
     inner_size: int
     experts_per_token: int = 1
+    has_head_norms: bool = False
 
     @classmethod
     def of_config(cls, config: Any) -> "BlockShape":
@@ -47,16 +55,37 @@ class BlockShape:
                 or 4 * hidden
             ),
             experts_per_token=getattr(config, "num_experts_per_tok", None) or 1,
+            has_head_norms=str(getattr(config, "model_type", "")).startswith(_HEAD_NORMED),
         )
 
-    def numbers_a_token(self, tp_size: int) -> float:
-        """Numbers that a block keeps a token, besides its input: norms, residuals, attention, the gated MLP.
+    def input_bytes(self, item: int) -> int:
+        """Bytes a token of what goes into the block: all that stays of one that is computed again."""
+        return self.hidden_size * item
 
-        With tensor parallel a rank has its part of the last two.
+    def kept_bytes(self, item: int, tp_size: int) -> float:
+        """Bytes a token that the block keeps for its backward pass, in the way autograd does, its input among them.
+
+        A norm keeps its input in fp32, which is no copy where the pass is in fp32, what is normalised, and what it
+        gives to the products behind it (as the RMSNorm of `transformers` is written). Attention keeps queries and
+        keys as they are rotated, values, output and log-sum-exp (FlashAttention-2, Dao 2023, algorithm 1); a product
+        with the rotation itself keeps nothing, as that is not trained. The gated MLP keeps both projections, the
+        activation of one, and their product. With tensor parallel a rank has its part of the last two.
+
+        Args:
+            item: bytes of a number in the pass.
+            tp_size: ranks that share the block.
         """
-        attention = 2 * self.head_dim * (self.num_heads + 2 * self.num_kv_heads)
-        mlp = 4 * self.inner_size * self.experts_per_token
-        return 6 * self.hidden_size + (attention + mlp) / tp_size
+        query, key = self.num_heads * self.head_dim, self.num_kv_heads * self.head_dim
+        norms = 2 * self.hidden_size * (MASTER_BYTES + 2 * item)
+        attention = 2 * (query + key) * item + self.num_heads * MASTER_BYTES
+        if self.has_head_norms:
+            attention += (query + key) * (MASTER_BYTES + item)
+        mlp = 4 * self.inner_size * self.experts_per_token * item
+        return norms + (attention + mlp) / tp_size
+
+    def passing_bytes(self, item: int, tp_size: int) -> float:
+        """Bytes a token that come and go in the backward pass: gradients of the output and of both projections."""
+        return (self.hidden_size + 2 * self.inner_size * self.experts_per_token / tp_size) * item
 
 
 def recompute_ratio(config: FSDPConfig, device_type: str) -> float:
@@ -73,6 +102,10 @@ def compute_bytes(config: FSDPConfig, device_type: str) -> int:
     return 4 if config.compute_dtype == "float32" else 2
 
 
-def logits_bytes(num_tokens: int, chunk_size: int, vocab_size: int) -> int:
-    """One chunk of the loss of a pack of `num_tokens` tokens."""
-    return min(num_tokens, chunk_size) * vocab_size * 4 * LOGITS_COPIES
+def logits_bytes(num_tokens: int, chunk_size: int, vocab_size: int, item: int) -> int:
+    """One chunk of the loss of a pack: logits in fp32 and, where the head computes in another dtype, a copy in that.
+
+    The gradient takes their place, see `xtuner.v1.loss.cross_entropy`.
+    """
+    copies = MASTER_BYTES if item == MASTER_BYTES else MASTER_BYTES + item
+    return min(num_tokens, chunk_size) * vocab_size * copies

@@ -64,12 +64,19 @@ class MemoryState:
         reserved: held from the device by the allocator; the address space in use where there is no accelerator.
         total: what the device has; the smaller one of machine and process limit where there is no accelerator.
         device: its name.
+        is_host: whether it is a process, and no accelerator.
     """
 
     allocated: float
     reserved: float
     total: float
     device: str
+    is_host: bool = False
+
+    @property
+    def used(self) -> float:
+        """What cannot be had again: what the allocator holds of a device, what is resident of a process."""
+        return self.allocated if self.is_host else self.reserved
 
     def describe(self) -> str:
         """One line of words."""
@@ -97,4 +104,4 @@ def memory_state(device: torch.device) -> MemoryState:
         address_space, resident = (int(pages) * page_gib for pages in _STATM.read_text().split()[:2])
     except OSError:  # not Linux
         resident = address_space = peak_memory_gib(device)[0]
-    return MemoryState(resident, address_space, total, name)
+    return MemoryState(resident, address_space, total, name, is_host=True)

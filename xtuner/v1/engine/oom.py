@@ -12,7 +12,7 @@ import torch
 import torch.distributed as dist
 from transformers import PreTrainedModel
 
-from xtuner.errors import TrainingFailed
+from xtuner.errors import OutOfMemory
 from xtuner.v1.config import OptimizerName, TrainerConfig
 from xtuner.v1.config.memory import GIB, MASTER_BYTES, STATE_BYTES, BlockShape, logits_bytes, recompute_ratio
 from xtuner.v1.datasets.batches import StepBatch
@@ -60,7 +60,7 @@ def answer_out_of_memory(
         batch: what this rank trains in that step.
 
     Raises:
-        TrainingFailed: in place of torch's error, Python's `MemoryError`, or the CPU allocator's `RuntimeError`.
+        OutOfMemory: in place of torch's error, Python's `MemoryError`, or the CPU allocator's `RuntimeError`.
     """
     try:
         yield
@@ -69,8 +69,11 @@ def answer_out_of_memory(
             raise
         device = torch.device(device_type)
         shares = memory_shares(model, config, device_type, _longest_pack(batch, config))
-        raise TrainingFailed(
-            _what_happened(error, memory_state(device), step, batch), hint=_what_helps(shares, config, device_type)
+        state = memory_state(device)
+        raise OutOfMemory(
+            _what_happened(error, state, step, batch),
+            hint=_what_helps(shares, config, device_type),
+            needed_gib=state.used + _asked_gib(error),
         ) from error
 
 
@@ -92,18 +95,18 @@ def memory_shares(model: PreTrainedModel, config: TrainerConfig, device_type: st
     trained = sum(local_part(parameter).numel() for parameter in parameters if parameter.requires_grad)
     item_bytes = compute_dtype(config.fsdp_config, device_type).itemsize
     text = model.config.get_text_config()
-    numbers_a_token = BlockShape.of_config(text).numbers_a_token(config.tp_size)
-    hidden_bytes = text.num_hidden_layers * num_tokens * text.hidden_size * item_bytes
-    inner_bytes = text.num_hidden_layers * num_tokens * numbers_a_token * item_bytes
+    block, all_tokens = BlockShape.of_config(text), text.num_hidden_layers * num_tokens
+    input_bytes = all_tokens * block.input_bytes(item_bytes)
+    freed_bytes = all_tokens * block.kept_bytes(item_bytes, config.tp_size) - input_bytes
     ratio = recompute_ratio(config.fsdp_config, device_type)
     return MemoryShares(
         parameters=sum(local_part(p).numel() * p.element_size() for p in parameters) / GIB,
         gradients=trained * MASTER_BYTES / GIB,
         optimizer=_state_gib(model, config.optimizer),
         saved_by_8bit=max(0.0, _state_gib(model, config.optimizer) - _state_gib(model, "adamw-8bit")),
-        kept=(hidden_bytes + (1 - ratio) * inner_bytes) / GIB,
-        recomputable=(1 - ratio) * inner_bytes / GIB,
-        logits=logits_bytes(num_tokens, config.loss_chunk_size, text.vocab_size) / GIB,
+        kept=(input_bytes + (1 - ratio) * freed_bytes) / GIB,
+        recomputable=(1 - ratio) * freed_bytes / GIB,
+        logits=logits_bytes(num_tokens, config.loss_chunk_size, text.vocab_size, item_bytes) / GIB,
     )
 
 
@@ -120,13 +123,24 @@ def _longest_pack(batch: StepBatch | None, config: TrainerConfig) -> int:
     return max(micro_batch.input_ids.shape[1] for micro_batch in batch.micro_batches)
 
 
+_ASKED = re.compile(r"[Tt]ried to allocate ([\d.]+) (bytes|[KMGT]iB)")
+_UNITS = {"bytes": 1 / GIB, "KiB": 2**-20, "MiB": 2**-10, "GiB": 1.0, "TiB": 2.0**10}
+
+
+def _asked_gib(error: BaseException) -> float:
+    """What could not be had; 0 where the allocator did not say."""
+    asked = _ASKED.search(str(error))
+    return float(asked[1]) * _UNITS[asked[2]] if asked else 0.0
+
+
 def _what_happened(error: BaseException, state: MemoryState, step: int, batch: StepBatch | None) -> str:
     rank = dist.get_rank() if dist.is_initialized() else 0
-    asked = re.search(r"[Tt]ried to allocate (\d+) bytes", str(error))
-    asked_words = f" asking for {int(asked[1]) / GIB:.2f} GiB" if asked else ""
-    asked_on_gpu = re.search(r"Tried to allocate ([\d.]+ [KMGT]iB)", str(error))
-    if asked_on_gpu:
-        asked_words = f" asking for {asked_on_gpu[1]}"
+    asked = _ASKED.search(str(error))
+    asked_words = ""
+    if asked:
+        asked_words = (
+            f" asking for {f'{_asked_gib(error):.2f} GiB' if asked[2] == 'bytes' else ' '.join(asked.groups())}"
+        )
     when = f"in step {step}" if step else "while the model was loaded"
     parts = [f"rank {rank} ran out of memory {when}{asked_words}"]
     if batch is not None:

@@ -68,13 +68,8 @@ class _LinearCrossEntropy(torch.autograd.Function):
         weight_grad = torch.zeros_like(weight, dtype=torch.float32) if wants_grad and weight.requires_grad else None
         for begin in range(0, len(hidden), chunk_size):
             rows = slice(begin, begin + chunk_size)
-            logits = (hidden[rows] @ weight.t()).float()
-            sums += _terms_and_gradient(logits, targets[rows], z_loss)
-            if hidden_grad is not None:
-                gradient = logits.to(weight.dtype)
-                torch.mm(gradient, weight, out=hidden_grad[rows])
-                if weight_grad is not None:
-                    _add_product(weight_grad, gradient, hidden[rows])
+            grad_rows = hidden_grad[rows] if hidden_grad is not None else None
+            sums += _chunk_terms(hidden[rows], weight, targets[rows], z_loss, grad_rows, weight_grad)
         ctx.hidden_grad = hidden_grad
         ctx.weight_grad = weight_grad.to(weight.dtype) if weight_grad is not None else None
         # Copies, because FSDP warns of views among a model's outputs.
@@ -92,6 +87,28 @@ class _LinearCrossEntropy(torch.autograd.Function):
         if weight_grad is not None:
             weight_grad *= objective_grad.to(weight_grad.dtype)
         return hidden_grad, weight_grad, None, None, None, None
+
+
+def _chunk_terms(
+    hidden: torch.Tensor,
+    weight: torch.Tensor,
+    targets: torch.Tensor,
+    z_loss: float,
+    hidden_grad: torch.Tensor | None,
+    weight_grad: torch.Tensor | None,
+) -> torch.Tensor:
+    """The three sums of `LossTerms` of a chunk; its gradients are left in `hidden_grad` and added to `weight_grad`.
+
+    A function of its own, so that a chunk's logits are gone before the next one's are made.
+    """
+    logits = (hidden @ weight.t()).float()
+    terms = _terms_and_gradient(logits, targets, z_loss)
+    if hidden_grad is not None:
+        gradient = logits.to(weight.dtype)
+        torch.mm(gradient, weight, out=hidden_grad)
+        if weight_grad is not None:
+            _add_product(weight_grad, gradient, hidden)
+    return terms
 
 
 def _add_product(total: torch.Tensor, gradient: torch.Tensor, hidden: torch.Tensor) -> None:

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import NoReturn
 
-from xtuner.errors import StoppedAndSaved, StoppedNotSaved, TrainingFailed, XTunerError
+from xtuner.errors import OutOfMemory, StoppedAndSaved, StoppedNotSaved, TrainingFailed, XTunerError
 from xtuner.run.failure import RankFailure, leave_note
 from xtuner.run.layout import RunDir
 from xtuner.run.text import describe_error
@@ -87,6 +87,10 @@ def _note_failure(error: Exception, step: int, run_dir: RunDir | None) -> None:
         hint=known.hint,
         traceback="".join(traceback.format_exception(error)),
         host=socket.gethostname(),
+        # What the launcher needs to find options that fit.
+        needed_gib=known.needed_gib if isinstance(known, OutOfMemory) else None,
+        num_ranks=int(os.environ.get("WORLD_SIZE", "1")),
+        num_local_ranks=int(os.environ.get("LOCAL_WORLD_SIZE", "1")),
     )
     places = [Path(path)] if (path := os.environ.get("TORCHELASTIC_ERROR_FILE")) else []
     if run_dir and not isinstance(error, StoppedAndSaved):

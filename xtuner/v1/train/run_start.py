@@ -14,7 +14,7 @@ from xtuner.run.atomic import read_object, write_json
 from xtuner.run.checkpoints import Checkpoint
 from xtuner.run.claim import claim_run
 from xtuner.run.index import rebuild_index
-from xtuner.run.layout import RUN_DIR_VARIABLE, RunDir
+from xtuner.run.layout import MEMORY_ESTIMATE_VARIABLE, RUN_DIR_VARIABLE, RunDir
 from xtuner.run.leftovers import clear_run, clear_work_dir
 from xtuner.run.record import describe_run, mask_command
 from xtuner.run.resume import ResumePoint, find_resume_point, resume_point_in
@@ -126,6 +126,8 @@ def _write_records(start: RunStart, config: TrainerConfig, data_fingerprint: str
     else:
         record = describe_run(command, resolved, **_fingerprints(config, data_fingerprint))
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    if MEMORY_ESTIMATE_VARIABLE in os.environ:
+        record["memory_estimate_gib"] = float(os.environ[MEMORY_ESTIMATE_VARIABLE])
     record["device_memory_gib"] = round(memory_of_rank_gib(device, ranks.local_world_size), 2)
     write_json(start.run_dir.run_json, record)
 
