@@ -1,13 +1,13 @@
 """`xtuner monitor`: how a run goes, as text, from its files alone."""
 
 import os
-import sys
 import time
 from pathlib import Path
 
 import typer
 
 from xtuner.cli import console
+from xtuner.cli.terminal import has_screen
 from xtuner.errors import TrainingFailed
 from xtuner.run.discover import discover
 from xtuner.run.figures import duration
@@ -61,18 +61,13 @@ def command(
 
         console.data(str(report_newest(path, Path(report))))
         return
-    if not plain and _is_on_a_terminal():
+    if not plain and has_screen():
         from xtuner.tui.monitor.watch import watch
 
         watch(path, [Path(other) for other in compare or []])
         return
     require_work_dir(path)
     raise typer.Exit(_exit_code(_follow_newest(path)))
-
-
-def _is_on_a_terminal() -> bool:
-    """Both ends: a screen without a keyboard could not be left, and its codes are no text for a file."""
-    return sys.stdin.isatty() and sys.stdout.isatty() and os.environ.get("TERM") != "dumb"
 
 
 def _exit_code(state: str) -> int:
