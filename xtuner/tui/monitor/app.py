@@ -17,6 +17,7 @@ from textual.widgets import Footer
 from xtuner.errors import EnvironmentFault, UsageError
 from xtuner.run.discover import RunFiles
 from xtuner.tui.monitor.header import HeaderBar, Headline, headline_of
+from xtuner.tui.monitor.key_hint import key_of
 from xtuner.tui.monitor.notice_line import Notice, NoticeLine, notice_of
 from xtuner.tui.monitor.overview import Overview
 from xtuner.tui.monitor.panes import make_pane
@@ -28,8 +29,10 @@ from xtuner.tui.monitor.tab_pane import TabPane
 from xtuner.tui.monitor.tiny_pane import TinyPane, tiny_lines
 from xtuner.tui.widgets.braille import glyphs_for
 from xtuner.tui.widgets.picture import Run
+from xtuner.user_config import keys_file
 
 if TYPE_CHECKING:
+    from xtuner.tui.keymap import UserKeys
     from xtuner.tui.monitor.report import Report
     from xtuner.tui.monitor.run_picker import Picked
     from xtuner.tui.widgets.rank_table import RankTable
@@ -66,6 +69,7 @@ class MonitorApp(App[None]):
         self.crash: BaseException | None = None
         self.session: Session | None = None
         self.is_paused = False
+        self.user_keys: UserKeys | None = None
         self._runs = runs
         self._others = [Session(files) for files in compared]
         self._glyphs = glyphs_for(os.environ)
@@ -99,6 +103,18 @@ class MonitorApp(App[None]):
         if self._runs.newest is not None:
             self.show_run(self._runs.newest)
         self.call_after_refresh(self._frame)
+        if keys_file().exists():
+            self.call_after_refresh(self._take_user_keys)
+
+    def _take_user_keys(self) -> None:
+        """What has to be known to judge them costs more than the first frame may."""
+        from xtuner.tui.monitor.actions import user_keys
+
+        self.user_keys = user_keys()
+        self.set_keymap(self.user_keys.keymap)
+        if self.user_keys.problems:
+            first, *more = self.user_keys.problems
+            self.say(f"{keys_file().name}: {first}{f' (and {len(more)} more)' if more else ''}; the help shows it")
 
     def on_unmount(self) -> None:
         """Nothing outlives the screen."""
@@ -191,7 +207,7 @@ class MonitorApp(App[None]):
         if newest is None or newest.path == session.files.path:
             return
         if session.is_alive:
-            self.say(f"a newer run has begun: {newest.path.name} (r shows it)")
+            self.say(f"a newer run has begun: {newest.path.name} ({key_of(self.screen, 'runs')} shows it)")
         else:
             self.show_run(newest)
             self.say(f"a newer run has begun: {newest.path.name}")
@@ -293,7 +309,7 @@ class MonitorApp(App[None]):
         from xtuner.tui.monitor import help_page
         from xtuner.tui.monitor.page_screen import PageScreen
 
-        self.push_screen(PageScreen(help_page.lay_out))
+        self.push_screen(PageScreen(help_page.page_for(self.user_keys)))
 
     def action_export(self) -> None:
         """Write a report of the run into the current directory."""
@@ -356,11 +372,16 @@ class MonitorApp(App[None]):
 
     def get_system_commands(self, screen: Screen[object]) -> Iterable[SystemCommand]:
         """What the command palette offers: all keys of the app by name, and themes."""
-        for number, tab in enumerate(TABS, start=1):
-            yield SystemCommand(tab.title, f"Show this tab ({number})", lambda tab=tab: self.action_show_tab(tab.id))
-        yield SystemCommand("Pause", "Freeze the view; reading goes on (space)", self.action_pause)
-        yield SystemCommand("Runs", "Another run of the work dir (r)", self.action_pick_run)
-        yield SystemCommand("Export", "Charts, values and a page about the run as files (e)", self.action_export)
+        key = partial(key_of, screen)
+        for tab in TABS:
+            key_of_tab = key(f"tab.{tab.id}")
+            yield SystemCommand(
+                tab.title, f"Show this tab ({key_of_tab})", lambda tab=tab: self.action_show_tab(tab.id)
+            )
+        yield SystemCommand("Pause", f"Freeze the view; reading goes on ({key('pause')})", self.action_pause)
+        yield SystemCommand("Runs", f"Another run of the work dir ({key('runs')})", self.action_pick_run)
+        about_export = f"Charts, values and a page about the run as files ({key('export')})"
+        yield SystemCommand("Export", about_export, self.action_export)
         yield SystemCommand("Theme", "Other colours", self.action_change_theme)
-        yield SystemCommand("Help", "The keys (?)", self.action_help)
-        yield SystemCommand("Quit", "Leave; the run goes on (q)", self.exit)
+        yield SystemCommand("Help", f"The keys ({key('help')})", self.action_help)
+        yield SystemCommand("Quit", f"Leave; the run goes on ({key('quit')})", self.exit)

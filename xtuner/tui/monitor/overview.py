@@ -10,6 +10,7 @@ from textual.message import Message
 
 from xtuner.tui.monitor.cards import CARDS
 from xtuner.tui.monitor.compare import AXES, AXIS_LABELS, Axis, Compared, curves_of
+from xtuner.tui.monitor.key_hint import key_of
 from xtuner.tui.monitor.plots import CHARTS, SMOOTHING_WEIGHTS, ChartSpec, PlotChoice, PlotMaker, markers, other_charts
 from xtuner.tui.monitor.session import Session
 from xtuner.tui.monitor.tab_pane import TabPane
@@ -248,7 +249,8 @@ class Overview(TabPane):
     def action_next_axis(self) -> None:
         """Compare runs over steps, tokens or hours."""
         if not self._compared:
-            self.post_message(self.Said("runs are compared over tokens or hours: r, then c on another run"))
+            pick = key_of(self.screen, "runs")
+            self.post_message(self.Said(f"runs are compared over tokens or hours: choose another one with {pick}"))
             return
         self._axis = AXES[(AXES.index(self._axis) + 1) % len(AXES)]
         for chart in self._charts:
@@ -269,7 +271,8 @@ class Overview(TabPane):
     def show_rank(self, rank: int | None) -> None:
         """Show this rank alone, or all of them."""
         self.choice.rank = rank
-        self._say("all ranks" if rank is None else f"rank {rank} alone; b shows all ranks")
+        band = key_of(self.screen, "overview.band")
+        self._say("all ranks" if rank is None else f"rank {rank} alone; {band} shows all ranks")
 
     def _say(self, text: str) -> None:
         for spec, chart in zip(self._specs, self._charts, strict=True):

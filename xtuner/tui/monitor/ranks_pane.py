@@ -71,7 +71,7 @@ class RanksPane(TabPane, can_focus=True):
         Binding("slash", "ask", "Filter", key_display="/", priority=True, id="ranks.filter"),
         Binding("h", "toggle_heat", "Heat map", id="ranks.heat"),
         Binding("t", "next_heat", "Heat of", id="ranks.heat-key"),
-        Binding("escape", "clear", show=False, id="ranks.clear"),
+        Binding("escape", "clear", "All rows", show=False, id="ranks.clear"),
     ]
 
     def __init__(self, session: Session, glyphs: GlyphSet) -> None:
