@@ -37,7 +37,7 @@ def command(
         None, metavar="PATH", help="Draw the newest run of PATH beside it in the dashboard; may be given again."
     ),
     report: str = typer.Option(
-        None, metavar="DIR", help="Write a Markdown page with charts (SVG) and all values (CSV) to DIR, and leave."
+        None, metavar="DIR", help="Write a Markdown page with charts (SVG, PNG) and all values (CSV) to DIR, and leave."
     ),
 ) -> None:
     """Watch the newest run of a work dir: on a terminal a dashboard, else the log of its first rank until it ends.
@@ -57,9 +57,7 @@ def command(
     if once or json:
         raise typer.Exit(_show_once(path, as_json=json))
     if report:
-        from xtuner.tui.monitor.report import report_newest
-
-        console.data(str(report_newest(path, Path(report))))
+        _write_report(path, Path(report))
         return
     if not plain and has_screen():
         from xtuner.tui.monitor.watch import watch
@@ -68,6 +66,17 @@ def command(
         return
     require_work_dir(path)
     raise typer.Exit(_exit_code(_follow_newest(path)))
+
+
+def _write_report(path: Path, directory: Path) -> None:
+    from xtuner.tui.monitor.report import report_newest
+    from xtuner.tui.widgets.png_plot import why_no_png
+
+    page = report_newest(path, directory)
+    fault = why_no_png()
+    if fault is not None:
+        console.say(f"charts are there as SVG alone: {fault.message}; {fault.hint}")
+    console.data(str(page))
 
 
 def _exit_code(state: str) -> int:

@@ -330,9 +330,12 @@ class MonitorApp(App[None]):
         self.run_worker(partial(self._write_report, report, directory), thread=True, name="monitor-report")
 
     def _write_report(self, report: "Report", directory: Path) -> None:
+        from xtuner.tui.widgets.png_plot import why_no_png
+
         try:
             report.write(directory)
-            said = f"written: {directory}"
+            fault = why_no_png()
+            said = f"written: {directory}{f' ({fault.message}: {fault.hint})' if fault else ''}"
         except EnvironmentFault as error:
             said = error.message
         self.call_from_thread(self.say, said)
