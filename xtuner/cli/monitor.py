@@ -8,7 +8,7 @@ import typer
 
 from xtuner.cli import console
 from xtuner.cli.terminal import has_screen
-from xtuner.errors import TrainingFailed
+from xtuner.errors import EnvironmentFault, TrainingFailed, UsageError
 from xtuner.run.discover import discover
 from xtuner.run.figures import duration
 from xtuner.run.health import Alert
@@ -22,6 +22,7 @@ _POLL_S = 0.5
 _GONE_AFTER_S = 10.0
 _MAX_RANKS_LISTED = 16
 _ALERTS_EXIT_CODE = 1
+_MAX_PORT = 65535
 
 
 def command(
@@ -39,6 +40,8 @@ def command(
     report: str = typer.Option(
         None, metavar="DIR", help="Write a Markdown page with charts (SVG, PNG) and all values (CSV) to DIR, and leave."
     ),
+    serve: bool = typer.Option(False, "--serve", help="Show the dashboard in a browser of this machine, read-only."),
+    serve_port: str = typer.Option("0", metavar="PORT", help="Of --serve; 0 is a free one."),
 ) -> None:
     """Watch the newest run of a work dir: on a terminal a dashboard, else the log of its first rank until it ends.
 
@@ -52,6 +55,7 @@ def command(
       xtuner monitor work_dirs
       xtuner monitor work_dirs --once
       xtuner monitor work_dirs --report report
+      xtuner monitor work_dirs --serve
     """
     path = Path(work_dir)
     if once or json:
@@ -59,10 +63,14 @@ def command(
     if report:
         _write_report(path, Path(report))
         return
+    compared = [Path(other) for other in compare or []]
+    if serve:
+        _serve(path, compared, _parse_port(serve_port))
+        return
     if not plain and has_screen():
         from xtuner.tui.monitor.watch import watch
 
-        watch(path, [Path(other) for other in compare or []])
+        watch(path, compared)
         return
     require_work_dir(path)
     raise typer.Exit(_exit_code(_follow_newest(path)))
@@ -77,6 +85,28 @@ def _write_report(path: Path, directory: Path) -> None:
     if fault is not None:
         console.say(f"charts are there as SVG alone: {fault.message}; {fault.hint}")
     console.data(str(page))
+
+
+def _parse_port(text: str) -> int:
+    """A text in the options, as typer would import pydantic to look at a number."""
+    if not text.isdecimal() or len(text) > len(str(_MAX_PORT)) or int(text) > _MAX_PORT:
+        raise UsageError(f"--serve-port {text} is no port", hint=f"give one from 1 to {_MAX_PORT}, or 0 for a free one")
+    return int(text)
+
+
+def _serve(path: Path, compared: list[Path], port: int) -> None:
+    try:
+        from xtuner.tui.web.server import serve
+    except ModuleNotFoundError as error:
+        if (error.name or "").partition(".")[0] not in ("textual_serve", "aiohttp"):
+            raise
+        raise EnvironmentFault("--serve needs the package textual-serve", hint='pip install "xtuner[web]"') from None
+
+    def say_where(address: str) -> None:
+        console.say("open this address in a browser here; who knows it sees the run (Ctrl-C ends it, the run goes on)")
+        console.data(address)
+
+    serve(path, compared, port, say_where)
 
 
 def _exit_code(state: str) -> int:

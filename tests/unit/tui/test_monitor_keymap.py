@@ -83,11 +83,15 @@ def test_keys_have_the_names_that_people_call_them_by():
 
 
 def test_the_dashboard_hears_them_and_says_so_in_footer_and_help(write_keys, tmp_path):
-    healthy_run(tmp_path / "work", num_ranks=3)
-    write_keys('[monitor]\npause = "p"\noverview.smoother = "m"\noverview.band = "v"\ntab.logs = "z"\n')
+    writer = healthy_run(tmp_path / "work", num_ranks=3)
+    writer.add_steps(1, lambda rank, step: {"reduced_llm_loss": float("nan")})
+    write_keys(
+        '[monitor]\npause = "p"\noverview.smoother = "m"\noverview.band = "v"\ntab = { logs = "z", alerts = "j" }\n'
+    )
 
     async def steps(screen):
         assert "p Pause" in screen.lines[-1] and "space" not in screen.lines[-1]
+        await screen.until_shown("(j says more)")
         await screen.press("s")
         assert screen.pane.choice.weight == 0.9
         await screen.press("m")
@@ -95,7 +99,7 @@ def test_the_dashboard_hears_them_and_says_so_in_footer_and_help(write_keys, tmp
         await screen.press("v")
         assert "rank 0 alone; v shows all ranks" in screen.text
         await screen.press("question_mark")
-        assert "1 2 z 4 5" in screen.text and "m S" in screen.text and "keys.toml" not in screen.text
+        assert "1 2 z j 5" in screen.text and "m S" in screen.text and "keys.toml" not in screen.text
         await screen.press("escape", "3")
         assert screen.tab == "overview"
         await screen.press("z")

@@ -70,6 +70,7 @@ class MonitorApp(App[None]):
         self.session: Session | None = None
         self.is_paused = False
         self.user_keys: UserKeys | None = None
+        self._alerts_key = "4"
         self._runs = runs
         self._others = [Session(files) for files in compared]
         self._glyphs = glyphs_for(os.environ)
@@ -112,6 +113,7 @@ class MonitorApp(App[None]):
 
         self.user_keys = user_keys()
         self.set_keymap(self.user_keys.keymap)
+        self._alerts_key = key_of(self.screen, "tab.alerts")
         if self.user_keys.problems:
             first, *more = self.user_keys.problems
             self.say(f"{keys_file().name}: {first}{f' (and {len(more)} more)' if more else ''}; the help shows it")
@@ -215,7 +217,7 @@ class MonitorApp(App[None]):
     def _paint(self, session: Session, now: float) -> None:
         headline = self._header.headline = headline_of(session, now, is_paused=self.is_paused)
         self._tabs.num_alerts = len(session.alerts)
-        self._notice.notice = notice_of(session)
+        self._notice.notice = notice_of(session, self._alerts_key)
         if self._is_tiny:
             if self._plots is not None:
                 self._tiny.rows = tiny_lines(session, headline, self._plots)
