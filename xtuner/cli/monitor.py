@@ -1,6 +1,7 @@
 """`xtuner monitor`: how a run goes, as text, from its files alone."""
 
 import os
+import shlex
 import time
 from pathlib import Path
 
@@ -192,12 +193,16 @@ def _wait_for_run(work_dir: Path) -> RunDir:
 def _follow(run_dir: RunDir) -> str:
     """Print the first rank's lines as they come, until the run ends; returns its state."""
     tail: FileTail | None = None
+    has_heading = False
     seen_at = time.monotonic()
     while True:
         state = judge(read_status(run_dir), time.time())  # before the look at the log, so that no line is missed
         if tail is None and (logs := rank_logs(run_dir)):
             tail = FileTail(logs[min(logs)])
         while tail and (lines := tail.read_lines()):
+            if not has_heading:
+                _say_whose_lines(run_dir)
+                has_heading = True
             for line in lines:
                 console.data(line)
         if os.path.isdir(run_dir.path):
@@ -207,6 +212,15 @@ def _follow(run_dir: RunDir) -> str:
         if state in (*END_STATES, "lost"):
             return state
         time.sleep(_POLL_S)
+
+
+def _say_whose_lines(run_dir: RunDir) -> None:
+    first, *others = rank_logs(run_dir)
+    if others:
+        path = shlex.quote(str(run_dir.path))
+        console.say(
+            f"these are the lines of rank {first}, of {1 + len(others)} ranks; all: xtuner monitor {path} --once"
+        )
 
 
 def _closing_line(run_dir: RunDir, state: str) -> str:

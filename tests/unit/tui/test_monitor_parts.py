@@ -269,6 +269,16 @@ def test_curves_are_kept_so_that_what_is_smoothed_is_smoothed_once(tmp_path):
     assert plots.curves(specs["throughput"], PlotChoice(rank=9)) == []
 
 
+def test_the_mean_of_a_card_does_not_depend_on_that_of_the_chart(tmp_path):
+    session = session_of(healthy_run(tmp_path).run.path)
+    plots, (loss, *_) = PlotMaker(session), CHARTS
+    series = session.store.series(0, session.store.loss_key)
+    card = plots.smoothed(series, 0.9).samples()
+    chart = plots.curves(loss, PlotChoice(weight=0.99))[0].line
+    assert chart.samples() != card == plots.smoothed(series, 0.9).samples()
+    assert plots.curves(loss, PlotChoice(weight=0.99))[0].line is chart
+
+
 def test_a_smoothed_median_is_brought_up_to_date_with_its_band(tmp_path):
     writer = RunWriter(tmp_path, num_ranks=2)
     writer.add_steps(50, ranks=[0])

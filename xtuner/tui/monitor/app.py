@@ -148,10 +148,10 @@ class MonitorApp(App[None]):
     def action_show_tab(self, tab: str) -> None:
         """Show a tab; what it holds is made when it is first shown."""
         self._tab = self._tabs.here = tab
-        if self.session is None:
+        if self.session is None or self._plots is None:
             return
         if tab not in self._panes:
-            self._panes[tab] = pane = make_pane(tab, self.session, self._others, self._glyphs)
+            self._panes[tab] = pane = make_pane(tab, self.session, self._plots, self._others, self._glyphs)
             self._body.mount(pane)
         for name, pane in self._panes.items():
             pane.display = name == tab

@@ -13,13 +13,13 @@ from xtuner.run.text import visible
 from xtuner.tui.monitor.log_filter import LEVELS, LineFilter, compile_pattern, is_loud
 from xtuner.tui.monitor.log_worker import LogWorker, Search, Source
 from xtuner.tui.monitor.merged_lines import MergedLines
-from xtuner.tui.monitor.prompt import Prompt
 from xtuner.tui.monitor.session import Session
 from xtuner.tui.monitor.tab_pane import TabPane
 from xtuner.tui.widgets.braille import GlyphSet
 from xtuner.tui.widgets.file_lines import FileLines
 from xtuner.tui.widgets.log_view import LogView
 from xtuner.tui.widgets.picture import Picture, Row, Run
+from xtuner.tui.widgets.prompt import Prompt
 
 _BACK_WITHIN = 200  # lines: nearer to the oldest known line, older ones are looked for
 

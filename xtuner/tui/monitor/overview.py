@@ -75,13 +75,13 @@ class Overview(TabPane):
             super().__init__()
             self.text = text
 
-    def __init__(self, session: Session, glyphs: GlyphSet, others: Sequence[Session] = ()) -> None:
+    def __init__(self, session: Session, plots: PlotMaker, glyphs: GlyphSet, others: Sequence[Session] = ()) -> None:
         super().__init__(session, glyphs)
         self.choice = PlotChoice()
         runs = (session, *others)
         self._compared = [Compared(run, colour) for colour, run in enumerate(runs)] if others else []
         self._axis: Axis = AXES[0]
-        self._plots = PlotMaker(session)
+        self._plots = plots
         self._specs: list[ChartSpec] = list(CHARTS)
         self._cards = [Card(spec.title, glyphs=glyphs) for spec in CARDS]
         self._charts = [self._make_chart(spec) for spec in CHARTS]

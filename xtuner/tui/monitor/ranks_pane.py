@@ -7,11 +7,11 @@ from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
 
 from xtuner.run.store import RunStore
-from xtuner.tui.monitor.prompt import Prompt
 from xtuner.tui.monitor.session import Session
 from xtuner.tui.monitor.tab_pane import TabPane
 from xtuner.tui.widgets.braille import GlyphSet
 from xtuner.tui.widgets.heatmap import Heat, HeatMap
+from xtuner.tui.widgets.prompt import Prompt
 from xtuner.tui.widgets.rank_table import RankTable, Value
 
 HEAT_KEYS = (
