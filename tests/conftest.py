@@ -19,9 +19,10 @@ settings.load_profile("patient")
 
 @pytest.fixture(scope="session", autouse=True)
 def private_cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The user's cache is not touched, by this process or by those it starts; made anew for each session."""
+    """The user's cache and keys are not touched, by this process or by those it starts; made anew for each session."""
     directory = tmp_path_factory.mktemp("xdg-cache")
     os.environ["XDG_CACHE_HOME"] = str(directory)
+    os.environ["XDG_CONFIG_HOME"] = str(tmp_path_factory.mktemp("xdg-config"))
     return directory
 
 

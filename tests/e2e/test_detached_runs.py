@@ -100,7 +100,7 @@ def test_a_detached_run_ends_by_itself_and_wrong_data_is_told_at_once(flags, tmp
 
 
 def test_a_terminal_that_closes_under_a_launch_costs_no_step(flags, tmp_path):
-    with Terminal(*flags) as terminal:
+    with Terminal(*flags, "--plain") as terminal:
         terminal.read_until(" Step 2/")
         assert terminal.hang_up() == 7
     run_dir = wait_for_step(tmp_path / "w", 2)

@@ -129,5 +129,6 @@ def test_the_dashboard_imports_neither_torch_nor_numpy_nor_pydantic(tmp_path):
     modules = _modules_after(program)
     assert "xtuner.tui.monitor.run_pane" in modules
     assert not modules & {"torch", "transformers", "numpy", "pydantic", "safetensors", "huggingface_hub"}
+    assert not modules & {"aiohttp", "textual_serve", "resvg_py", "tomllib", "xtuner.tui.monitor.report"}, "on demand"
     plain = _modules_after(RUN_CLI.format(arguments=["monitor", str(tmp_path), "--once"]))
     assert not plain & {"textual", "torch", "numpy", "pydantic"}

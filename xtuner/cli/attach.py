@@ -44,7 +44,10 @@ def command(
 def has_ended(run_dir: RunDir) -> bool:
     """Whether the ranks are through, or the process that supervises them is: the last of them to go."""
     status, supervision = read_status(run_dir), read_supervision(run_dir)
-    return supervision is None or supervision.is_over or (status is not None and status.state in END_STATES)
+    if supervision is None or supervision.is_over:
+        return True
+    # Of a run that is resumed, the status is that of the launch before until the ranks begin.
+    return status is not None and status.state in END_STATES and status.heartbeat_at >= supervision.begun_at
 
 
 def wait_for_end(run_dir: RunDir, look: Callable[[], None] = lambda: None) -> Supervision | None:

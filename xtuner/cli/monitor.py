@@ -1,14 +1,15 @@
 """`xtuner monitor`: how a run goes, as text, from its files alone."""
 
 import os
-import sys
+import shlex
 import time
 from pathlib import Path
 
 import typer
 
 from xtuner.cli import console
-from xtuner.errors import TrainingFailed
+from xtuner.cli.terminal import has_screen
+from xtuner.errors import EnvironmentFault, TrainingFailed, UsageError
 from xtuner.run.discover import discover
 from xtuner.run.figures import duration
 from xtuner.run.health import Alert
@@ -23,6 +24,7 @@ _POLL_S = 0.5
 _GONE_AFTER_S = 10.0
 _MAX_RANKS_LISTED = 16
 _ALERTS_EXIT_CODE = 1
+_MAX_PORT = 65535
 
 
 def command(
@@ -38,8 +40,10 @@ def command(
         None, metavar="PATH", help="Draw the newest run of PATH beside it in the dashboard; may be given again."
     ),
     report: str = typer.Option(
-        None, metavar="DIR", help="Write a Markdown page with charts (SVG) and all values (CSV) to DIR, and leave."
+        None, metavar="DIR", help="Write a Markdown page with charts (SVG, PNG) and all values (CSV) to DIR, and leave."
     ),
+    serve: bool = typer.Option(False, "--serve", help="Show the dashboard in a browser of this machine, read-only."),
+    serve_port: str = typer.Option("0", metavar="PORT", help="Of --serve; 0 is a free one."),
 ) -> None:
     """Watch the newest run of a work dir: on a terminal a dashboard, else the log of its first rank until it ends.
 
@@ -53,27 +57,58 @@ def command(
       xtuner monitor work_dirs
       xtuner monitor work_dirs --once
       xtuner monitor work_dirs --report report
+      xtuner monitor work_dirs --serve
     """
     path = Path(work_dir)
     if once or json:
         raise typer.Exit(_show_once(path, as_json=json))
     if report:
-        from xtuner.tui.monitor.report import report_newest
-
-        console.data(str(report_newest(path, Path(report))))
+        _write_report(path, Path(report))
         return
-    if not plain and _is_on_a_terminal():
+    compared = [Path(other) for other in compare or []]
+    if serve:
+        _serve(path, compared, _parse_port(serve_port))
+        return
+    if not plain and has_screen():
         from xtuner.tui.monitor.watch import watch
 
-        watch(path, [Path(other) for other in compare or []])
+        watch(path, compared)
         return
     require_work_dir(path)
     raise typer.Exit(_exit_code(_follow_newest(path)))
 
 
-def _is_on_a_terminal() -> bool:
-    """Both ends: a screen without a keyboard could not be left, and its codes are no text for a file."""
-    return sys.stdin.isatty() and sys.stdout.isatty() and os.environ.get("TERM") != "dumb"
+def _write_report(path: Path, directory: Path) -> None:
+    from xtuner.tui.monitor.report import report_newest
+    from xtuner.tui.widgets.png_plot import why_no_png
+
+    page = report_newest(path, directory)
+    fault = why_no_png()
+    if fault is not None:
+        console.say(f"charts are there as SVG alone: {fault.message}; {fault.hint}")
+    console.data(str(page))
+
+
+def _parse_port(text: str) -> int:
+    """A text in the options, as typer would import pydantic to look at a number."""
+    if not text.isdecimal() or len(text) > len(str(_MAX_PORT)) or int(text) > _MAX_PORT:
+        raise UsageError(f"--serve-port {text} is no port", hint=f"give one from 1 to {_MAX_PORT}, or 0 for a free one")
+    return int(text)
+
+
+def _serve(path: Path, compared: list[Path], port: int) -> None:
+    try:
+        from xtuner.tui.web.server import serve
+    except ModuleNotFoundError as error:
+        if (error.name or "").partition(".")[0] not in ("textual_serve", "aiohttp"):
+            raise
+        raise EnvironmentFault("--serve needs the package textual-serve", hint='pip install "xtuner[web]"') from None
+
+    def say_where(address: str) -> None:
+        console.say("open this address in a browser here; who knows it sees the run (Ctrl-C ends it, the run goes on)")
+        console.data(address)
+
+    serve(path, compared, port, say_where)
 
 
 def _exit_code(state: str) -> int:
@@ -162,6 +197,7 @@ def _follow(run_dir: RunDir) -> str:
     Ranks that failed may be started again: then it has not ended before its launch says so.
     """
     tail: FileTail | None = None
+    has_heading = False
     seen_at = time.monotonic()
     while True:
         # In this order: a launch that has ended leaves its last status, and after that no line is missed.
@@ -170,6 +206,9 @@ def _follow(run_dir: RunDir) -> str:
         if tail is None and (logs := rank_logs(run_dir)):
             tail = FileTail(logs[min(logs)])
         while tail and (lines := tail.read_lines()):
+            if not has_heading:
+                _say_whose_lines(run_dir)
+                has_heading = True
             for line in lines:
                 console.data(line)
         if os.path.isdir(run_dir.path):
@@ -179,6 +218,15 @@ def _follow(run_dir: RunDir) -> str:
         if state == "finished" or (is_over and state in (*END_STATES, "lost")):
             return state
         time.sleep(_POLL_S)
+
+
+def _say_whose_lines(run_dir: RunDir) -> None:
+    first, *others = rank_logs(run_dir)
+    if others:
+        path = shlex.quote(str(run_dir.path))
+        console.say(
+            f"these are the lines of rank {first}, of {1 + len(others)} ranks; all: xtuner monitor {path} --once"
+        )
 
 
 def _closing_line(run_dir: RunDir, state: str) -> str:

@@ -10,6 +10,7 @@ from xtuner.cli import console
 from xtuner.cli.attach import has_ended, show_end, show_result, wait_for_end
 from xtuner.cli.progress import tokenising_bar
 from xtuner.cli.ranks import parse_ranks
+from xtuner.cli.terminal import has_screen
 from xtuner.language import language_of
 from xtuner.launch.devices import count_accelerators
 from xtuner.launch.plan import LaunchPlan, torchrun_command
@@ -45,7 +46,9 @@ def command(
         None, "--emit", help="Print an sbatch script, a Kubernetes manifest or the torchrun line, and stop."
     ),
     wizard: bool = typer.Option(False, "--wizard", help="Ask for the options on the screen, those given filled in."),
-    plain: bool = typer.Option(False, "--plain", help="Ask in numbered lines of text, as screen readers need it."),
+    plain: bool = typer.Option(
+        False, "--plain", help="No screen: questions and the run as lines of text, as screen readers need it."
+    ),
     goes_on: bool = typer.Option(False, "--continue", help="Ask with the answers of the last time filled in."),
     detach: bool = typer.Option(False, "--detach", help="Launch without a terminal, and return."),
     lang: Literal["en", "zh"] | None = typer.Option(
@@ -73,13 +76,11 @@ def command(
     )
     is_never_asked = yes or dry_run or emit is not None
     asking = Asking(wizard, plain, goes_on, never=is_never_asked, language=lang or language_of())
-    is_watched = False
     if wants_questions(config, asking):
         chosen = ask(plan, asking, ctx.params)
         if chosen is None:
             return
         plan, config = chosen, chosen.config
-        is_watched = not (plain or detach)
     if emit:
         _emit(plan, emit)
         return
@@ -97,7 +98,7 @@ def command(
         return
     if detach:
         launch_and_leave(plan)
-    elif is_watched and plan.node_rank == 0:
+    elif plan.node_rank == 0 and has_screen() and not (plain or yes):
         launch_and_watch(plan)
     else:
         launch(plan)
@@ -137,20 +138,21 @@ def launch_and_watch(plan: LaunchPlan) -> None:
     """Tokenise the data into the cache, start `plan` in a process of its own, and show the dashboard of the run.
 
     Raises:
-        XTunerError: the data cannot be trained on, the process did not start, or the run ended badly meanwhile.
+        XTunerError: the data cannot be trained on, the process did not start, or the run failed or was stopped
+            meanwhile.
     """
-    from xtuner.cli.stop import stop_run
+    from xtuner.cli.stop import ask_to_stop
     from xtuner.launch.detach import start_detached
     from xtuner.tui.monitor.watch import watch_launched
 
     run_dir = start_detached(_prepare(plan))
     wants_stop = watch_launched(run_dir.path)
     if has_ended(run_dir):
-        show_end(run_dir, wait_for_end(run_dir))
-    elif wants_stop:
-        stop_run(run_dir)
-    else:
+        show_end(run_dir, wait_for_end(run_dir))  # soon: its ranks are through
+    elif not wants_stop:
         _say_how_to_come_back(run_dir)
+    elif ended := ask_to_stop(run_dir):
+        show_end(run_dir, ended)
 
 
 def launch_and_leave(plan: LaunchPlan) -> None:

@@ -37,14 +37,8 @@ def stop_run(run_dir: RunDir, *, now: bool = False) -> None:
     Raises:
         XTunerError: it is on another host, belongs to another user, failed, or was not saved.
     """
-    supervision = _require_here(run_dir)
-    try:
-        _ask(run_dir, supervision, now=now)
-        if not now:
-            console.say(f"{run_dir.path} finishes its step and saves (Ctrl-C leaves, it stops all the same)")
-        ended = _wait(run_dir)
-    except KeyboardInterrupt:
-        console.say(f"left; {run_dir.path} stops by itself")
+    ended = ask_to_stop(run_dir, now=now)
+    if ended is None:
         return
     if ended.exit_code == 0:
         console.say(f"{run_dir.path} had just finished")
@@ -52,6 +46,24 @@ def stop_run(run_dir: RunDir, *, now: bool = False) -> None:
         console.say(f"{ended.message}\n{ended.hint}")
     else:
         raise error_for_exit_code(ended.exit_code or TrainingFailed.exit_code, ended.message, hint=ended.hint)
+
+
+def ask_to_stop(run_dir: RunDir, *, now: bool = False) -> Supervision | None:
+    """Ask a run that goes on to save and leave, and wait until it has; None where Ctrl-C left it to that.
+
+    Raises:
+        EnvironmentFault: it is on another host, or belongs to another user.
+        TrainingFailed: the supervising process is gone without a word.
+    """
+    supervision = _require_here(run_dir)
+    try:
+        _ask(run_dir, supervision, now=now)
+        if not now:
+            console.say(f"{run_dir.path} finishes its step and saves (Ctrl-C leaves, it stops all the same)")
+        return _wait(run_dir)
+    except KeyboardInterrupt:
+        console.say(f"left; {run_dir.path} stops by itself")
+        return None
 
 
 def _require_one(work_dir: Path) -> RunDir:

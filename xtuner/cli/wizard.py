@@ -19,9 +19,9 @@ class Asking:
     """How the user wants to be asked.
 
     Attributes:
-        wizard: on the screen, even though nothing is missing.
-        plain: in numbered lines of text.
-        goes_on: with the answers of the last time.
+        wizard: even though nothing is missing.
+        plain: in numbered lines of text, and not on a screen.
+        goes_on: with the answers of the last time, even though nothing is missing.
         never: not at all.
         language: of the questions, one of `LANGUAGES`.
     """
@@ -35,7 +35,7 @@ class Asking:
     @property
     def is_wanted(self) -> bool:
         """Whether a flag asks for questions."""
-        return self.wizard or self.plain or self.goes_on
+        return self.wizard or self.goes_on
 
 
 def wants_questions(config: TrainerConfig, asking: Asking) -> bool:
@@ -52,7 +52,7 @@ def wants_questions(config: TrainerConfig, asking: Asking) -> bool:
     # Both: with one of them in a pipe, a screen would wait for keys or draw for nobody.
     if not (sys.stdin.isatty() and sys.stdout.isatty()):
         require_flags(config, hint="on a terminal, xtuner sft asks for what is missing")
-        raise UsageError("--wizard, --plain and --continue need a terminal", hint="leave them out, and pass flags")
+        raise UsageError("--wizard and --continue need a terminal", hint="leave them out, and pass flags")
     return True
 
 

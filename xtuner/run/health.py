@@ -137,7 +137,7 @@ class Health:
         elif self._failure and store.state != "stopped":
             yield _failed(self._failure)
         elif store.state == "failed":
-            message = store.status.message if store.status else ""
+            message = next((told.message for told in (store.status, store.launch) if told and told.message), "")
             where = f"what the ranks printed is in {store.files.path / 'logs'}"
             yield Alert("failed", CRITICAL, f"the run failed at step {store.step}", message or _last_loud(store), where)
         elif store.state == "lost":

@@ -15,7 +15,8 @@ from xtuner.run.logindex import LogIndex
 from xtuner.run.metrics import parse_records
 from xtuner.run.rank_steps import RankSteps
 from xtuner.run.series import Series, median_of
-from xtuner.run.status import Status, judge, read_status
+from xtuner.run.status import Status, read_status
+from xtuner.run.supervision import Supervision, judge_launch, read_supervision
 from xtuner.run.tail import BlockTail
 
 LOSS_KEYS = ("reduced_llm_loss", "total_loss", "loss", "llm_loss", "local_loss")
@@ -58,7 +59,8 @@ class RunStore:
         log_indices: where the lines of each text log are.
         gaps: files that were truncated or replaced.
         status: `status.json`, None where there is none.
-        state: its state as a reader should show it, see `xtuner.run.status.judge`.
+        launch: `supervisor.json`, None where there is none.
+        state: its state as a reader should show it, see `judge_launch`.
         evaluations: the records of `metrics/eval.jsonl`, by step.
         artifacts: exports and checkpoints, by step.
         revision: grows with each change.
@@ -76,6 +78,7 @@ class RunStore:
         self.log_indices: dict[Path, LogIndex] = {}
         self.gaps: deque[Gap] = deque(maxlen=_NUM_LINES_KEPT)
         self.status: Status | None = None
+        self.launch: Supervision | None = None
         self.state = "unknown"
         self.evaluations: dict[int, dict[str, Any]] = {}
         self.artifacts: list[Artifact] = []
@@ -106,7 +109,8 @@ class RunStore:
         if run_dir is None:
             return
         self.status = read_status(run_dir)
-        self.state = judge(self.status, now)
+        self.launch = read_supervision(run_dir)
+        self.state = judge_launch(self.launch, self.status, now)
         self._read_evaluations()
         if not 0 <= now - self._looked_at < _LOOK_AGAIN_S:
             self._looked_at = now

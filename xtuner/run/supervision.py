@@ -9,14 +9,20 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from xtuner.errors import StoppedAndSaved, StoppedNotSaved
 from xtuner.run.atomic import read_json, write_json
 from xtuner.run.layout import RunDir, find_runs
 from xtuner.run.process import ProcessIdentity, this_process
-from xtuner.run.status import ALIVE_STATES, judge, read_status
+from xtuner.run.status import ALIVE_STATES, Status, judge, read_status
 
 SCHEMA = 1
 # How long ranks may take to begin, on a machine whose processes cannot be looked at from here.
 STARTS_WITHIN_S = 600.0
+_STATE_OF_EXIT = {
+    0: "finished",
+    StoppedAndSaved.exit_code: "stopped",
+    StoppedNotSaved.exit_code: "stopped",
+}
 _KINDS: dict[str, tuple[type, ...]] = {
     "host": (str,),
     "pid": (int,),
@@ -132,6 +138,22 @@ def may_begin_again(run_dir: RunDir) -> bool:
     status = read_status(run_dir)
     last_sign = max(known.begun_at, status.heartbeat_at if status else 0.0)
     return known.process.is_here or time.time() - last_sign < STARTS_WITHIN_S
+
+
+def judge_launch(launch: Supervision | None, status: Status | None, now: float) -> str:
+    """The state of a run as `judge` has it, and before its ranks have said anything: that it starts, or how it ended.
+
+    Args:
+        launch: the last launch of the run; None for one of torchrun itself.
+        status: what its ranks said, maybe those of a launch before.
+        now: seconds since the epoch.
+    """
+    if launch is None or (status is not None and status.heartbeat_at >= launch.begun_at):
+        return judge(status, now)
+    if launch.exit_code is not None:
+        return _STATE_OF_EXIT.get(launch.exit_code, "failed")
+    is_late = not launch.process.is_here and now - launch.begun_at >= STARTS_WITHIN_S
+    return "lost" if launch.is_lost or is_late else "starting"
 
 
 def supervised_runs(path: Path) -> list[RunDir]:

@@ -143,8 +143,8 @@ def test_following_prints_lines_as_they_come_until_the_end(monitor, tmp_path):
         run = RunDir.create(tmp_path)
         set_state(run, "running")
         for step in (1, 2, 3):
-            append(run, step_line(step))
             append(run, step_line(step, rank=1), rank=1)
+            append(run, step_line(step))
             time.sleep(0.03)
         append(run, format_log("exported to \x1b[2J", "INFO", NOW, 0))
         set_state(run, "finished", step=3)
@@ -157,6 +157,7 @@ def test_following_prints_lines_as_they_come_until_the_end(monitor, tmp_path):
     assert code == 0 and shown[:3] == [step_line(step) for step in (1, 2, 3)]
     assert shown[3].endswith("exported to \\x1b[2J") and len(shown) == 4
     assert "waiting" in err and "following" in err
+    assert f"these are the lines of rank 0, of 2 ranks; all: xtuner monitor {tmp_path}" in err
     assert err.splitlines()[-1].startswith("the run is finished at step 3/100, loss 1.500, after 0:00:0")
 
 

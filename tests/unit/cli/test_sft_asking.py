@@ -19,6 +19,8 @@ def terminal(monkeypatch):
     def call(stdin, stdout):
         monkeypatch.setattr(sys.stdin, "isatty", lambda: stdin, raising=False)
         monkeypatch.setattr(sys.stdout, "isatty", lambda: stdout, raising=False)
+        monkeypatch.setattr(sys.stderr, "isatty", lambda: stdout, raising=False)
+        monkeypatch.setenv("TERM", "xterm")
 
     return call
 
@@ -46,7 +48,8 @@ def test_on_a_terminal_it_asks_for_what_is_missing_and_when_it_is_told_to(termin
     terminal(True, True)
     assert wants_questions(TrainerConfig(), Asking())
     assert not wants_questions(COMPLETE, Asking())
-    for asking in (Asking(wizard=True), Asking(plain=True), Asking(goes_on=True)):
+    assert not wants_questions(COMPLETE, Asking(plain=True)), "it says how to ask, not that"
+    for asking in (Asking(wizard=True), Asking(goes_on=True)):
         assert wants_questions(COMPLETE, asking)
     assert not wants_questions(COMPLETE, Asking(wizard=True, never=True))
     with pytest.raises(UsageError, match="no model is given and no data is given"):
@@ -77,11 +80,18 @@ def test_what_is_given_is_filled_in_with_where_it_came_from(xtuner, terminal, mo
     assert inspector.template.nproc_per_node >= 1 and answers.source("load_from") == "default"
 
 
-def test_what_was_chosen_is_checked_and_launched_in_front_of_the_dashboard(
-    xtuner, terminal, monkeypatch, tiny_model, chats, tmp_path
-):
+@pytest.fixture
+def launched(monkeypatch):
+    """What was launched, and how: the launches themselves are left out."""
     launched = []
-    monkeypatch.setattr("xtuner.cli.sft.launch_and_watch", launched.append)
+    for way in ("launch", "launch_and_watch", "launch_and_leave"):
+        monkeypatch.setattr(f"xtuner.cli.sft.{way}", lambda plan, way=way: launched.append((way, plan)))
+    return launched
+
+
+def test_what_was_chosen_is_checked_and_launched_in_front_of_the_dashboard(
+    xtuner, terminal, monkeypatch, launched, tiny_model, chats, tmp_path
+):
 
     def choose(answers, inspector):
         answers.set("load_from", str(tiny_model("qwen3")))
@@ -93,5 +103,33 @@ def test_what_was_chosen_is_checked_and_launched_in_front_of_the_dashboard(
     terminal(True, True)
     done = xtuner("sft", "--lr", "1e-4", "--nproc-per-node", 2)
     assert done.exit_code == 0
-    [plan] = launched
-    assert plan.nproc_per_node == 2 and plan.config.lr == 1e-4 and plan.config.load_from == tiny_model("qwen3")
+    [(way, plan)] = launched
+    assert (
+        way == "launch_and_watch"
+        and plan.nproc_per_node == 2
+        and plan.config.lr == 1e-4
+        and plan.config.load_from == tiny_model("qwen3")
+    )
+
+
+@pytest.mark.parametrize(
+    ("is_terminal", "flags", "way"),
+    [
+        (True, [], "launch_and_watch"),
+        (True, ["--plain"], "launch"),
+        (True, ["--yes"], "launch"),
+        (True, ["--detach"], "launch_and_leave"),
+        (True, ["--nnodes", 2, "--node-rank", 1, "--rdzv-endpoint", "127.0.0.1:1"], "launch"),
+        (False, [], "launch"),
+        (False, ["--plain"], "launch"),
+    ],
+)
+def test_with_all_flags_it_ends_in_the_dashboard_on_a_terminal_and_in_lines_elsewhere(
+    xtuner, terminal, monkeypatch, launched, tiny_model, chats, tmp_path, is_terminal, flags, way
+):
+    monkeypatch.setattr("xtuner.cli.sft.check_endpoint", lambda endpoint, is_host_here: None)
+    terminal(is_terminal, is_terminal)
+    complete = ["--load-from", tiny_model("qwen3"), "--dataset", chats, "--work-dir", tmp_path]
+    done = xtuner("sft", *complete, "--nproc-per-node", 1, *flags)
+    assert done.exit_code == 0, done.stderr
+    assert [name for name, _ in launched] == [way]

@@ -2,15 +2,17 @@
 
 import json
 import os
+import socket
 import subprocess
 import sys
+import time
 from dataclasses import replace
 
 import pytest
 
 from xtuner.run.layout import RunDir
 from xtuner.run.status import start_status, write_status
-from xtuner.run.supervision import may_begin_again, read_supervision, supervise_here, supervised_runs
+from xtuner.run.supervision import judge_launch, may_begin_again, read_supervision, supervise_here, supervised_runs
 
 
 def _edit(run_dir, **changes):
@@ -76,3 +78,24 @@ def test_a_broken_file_says_nothing(tmp_path, text):
     run_dir = RunDir.create(tmp_path)
     run_dir.supervisor_json.write_text(text)
     assert read_supervision(run_dir) is None and supervised_runs(tmp_path) == []
+
+
+def test_the_state_of_a_run_before_its_ranks_have_said_anything(tmp_path):
+    run_dir = RunDir.create(tmp_path)
+    old = start_status(10)
+    file = supervise_here(run_dir, is_detached=True)
+
+    def state(status=None, now=old.heartbeat_at):
+        return judge_launch(read_supervision(run_dir), status, now)
+
+    assert judge_launch(None, None, 0.0) == "unknown" and judge_launch(None, old, old.heartbeat_at) == "starting"
+    stopped = replace(old, state="stopped", heartbeat_at=0.0)
+    assert state() == "starting" == state(stopped), "that is the state of the launch before"
+    assert state(replace(stopped, heartbeat_at=time.time())) == "stopped"
+    for exit_code, ended in ((0, "finished"), (7, "stopped"), (8, "stopped"), (6, "failed"), (5, "failed")):
+        file.update(exit_code=exit_code)
+        assert state() == ended == state(stopped)
+    _edit(run_dir, exit_code=None, host="another-host")
+    assert state() == "starting" and state(now=old.heartbeat_at + 3600) == "lost"
+    _edit(run_dir, host=socket.gethostname(), born="long ago")
+    assert state() == "lost"

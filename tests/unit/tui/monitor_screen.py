@@ -1,10 +1,8 @@
 """The dashboard under test, and what can be seen of it."""
 
-import asyncio
-import threading
 import time
 
-from tui_pictures import strips_of
+from tui_screens import Screen, run_steps
 
 from xtuner.tui.monitor.app import MonitorApp
 from xtuner.tui.monitor.runs import RunList
@@ -12,15 +10,8 @@ from xtuner.tui.monitor.runs import RunList
 SIZES = ((80, 24), (120, 36), (200, 60))
 
 
-class MonitorScreen:
-    """The app, its pilot, its screen."""
-
-    def __init__(self, app, pilot):
-        self.app, self.pilot = app, pilot
-
-    async def press(self, *keys):
-        await self.pilot.press(*keys)
-        await self.settle()
+class MonitorScreen(Screen):
+    """The dashboard, and what can be seen of it."""
 
     async def settle(self):
         """Until all that is written was read, and shown."""
@@ -33,27 +24,12 @@ class MonitorScreen:
         """A frame now, as at its time."""
         self.app._show_frame(time.time())
 
-    async def until(self, condition, timeout_s=20.0):
-        deadline = time.monotonic() + timeout_s
-        while not condition():
-            assert time.monotonic() < deadline, f"never came true; the screen:\n{self.text}"
-            await asyncio.sleep(0.01)
-        await self.pilot.pause()
-
     async def until_shown(self, text):
         def is_shown():
             self.frame()
             return text in self.text
 
         await self.until(is_shown)
-
-    @property
-    def lines(self):
-        return [strip.text for strip in strips_of(self.app)]
-
-    @property
-    def text(self):
-        return "\n".join(self.lines)
 
     @property
     def header(self):
@@ -70,15 +46,4 @@ class MonitorScreen:
 
 def drive(steps, path, size=(120, 36), app=None):
     """Run `steps(screen)` with the dashboard on `path`; no thread of it may be left."""
-    app = app or MonitorApp(RunList(path))
-
-    async def main():
-        async with app.run_test(size=size) as pilot:
-            screen = MonitorScreen(app, pilot)
-            await screen.settle()
-            await steps(screen)
-
-    asyncio.run(main())
-    if app.crash is not None:
-        raise app.crash
-    assert not [thread for thread in threading.enumerate() if thread.name.startswith("monitor-")]
+    run_steps(app or MonitorApp(RunList(path)), MonitorScreen, steps, size, threads="monitor-")

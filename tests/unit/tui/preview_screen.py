@@ -1,9 +1,6 @@
 """An app under test, and what can be seen of it; keys go in as a user types them."""
 
-import asyncio
-import threading
-import time
-
+import tui_screens
 from textual.widgets import Input
 
 from xtuner.data.finder import format_of, iter_rows
@@ -16,26 +13,13 @@ def chat(question, answer="Fine."):
     return [{"role": "user", "content": question}, {"role": "assistant", "content": answer}]
 
 
-class Screen:
-    """An app under test, and what can be seen of it."""
-
-    def __init__(self, app, pilot):
-        self.app, self.pilot = app, pilot
-
-    async def press(self, *keys):
-        await self.pilot.press(*keys)
-        await self.settle()
+class Screen(tui_screens.Screen):
+    """The browser of rows, and what can be seen of it."""
 
     async def type(self, text):
         """Into the prompt that is open."""
         self.app._prompt.query_one(Input).value = text
         await self.press("enter")
-
-    async def until(self, condition, timeout_s=20.0):
-        deadline = time.monotonic() + timeout_s
-        while not condition():
-            assert time.monotonic() < deadline, f"never came true; the screen:\n{self.text}"
-            await asyncio.sleep(0.005)
 
     async def settle(self):
         """Until the row under the cursor is the one that is shown."""
@@ -46,11 +30,8 @@ class Screen:
 
     @property
     def lines(self):
+        """Of what lies below the help."""
         return [strip.text for strip in self.app._body.screen._compositor.render_strips()]
-
-    @property
-    def text(self):
-        return "\n".join(self.lines)
 
     @property
     def header(self):
@@ -85,14 +66,8 @@ def drive(steps, path, pool=None, size=(100, 30)):
     file = describe_file(path)
     app = PreviewApp(file, pool, format_of(file, next(iter_rows(file))))
 
-    async def main():
-        async with app.run_test(size=size) as pilot:
-            screen = Screen(app, pilot)
-            await screen.settle()
-            await screen.until(lambda: app._reader.index.is_done)
-            await steps(screen)
+    async def steps_once_read(screen):
+        await screen.until(lambda: app._reader.index.is_done)
+        await steps(screen)
 
-    asyncio.run(main())
-    if app.crash is not None:
-        raise app.crash
-    assert not [thread for thread in threading.enumerate() if thread.name.startswith("preview-")]
+    tui_screens.run_steps(app, Screen, steps_once_read, size, threads="preview-")

@@ -303,6 +303,16 @@ def test_a_level_is_as_long_as_what_it_is_held_against():
     assert empty.x_range() is None and all(column.low > column.high for column in empty.columns(0, 1, 3))
 
 
+def test_the_mean_of_a_card_does_not_depend_on_that_of_the_chart(tmp_path):
+    session = session_of(healthy_run(tmp_path).run.path)
+    plots, (loss, *_) = PlotMaker(session), CHARTS
+    series = session.store.series(0, session.store.loss_key)
+    card = plots.smoothed(series, 0.9).samples()
+    chart = plots.curves(loss, PlotChoice(weight=0.99))[0].line
+    assert chart.samples() != card == plots.smoothed(series, 0.9).samples()
+    assert plots.curves(loss, PlotChoice(weight=0.99))[0].line is chart
+
+
 def test_a_smoothed_median_is_brought_up_to_date_with_its_band(tmp_path):
     writer = RunWriter(tmp_path, num_ranks=2)
     writer.add_steps(50, ranks=[0])

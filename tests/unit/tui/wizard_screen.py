@@ -1,9 +1,7 @@
 """The wizard under test, and what can be seen of it; keys go in as a user types them."""
 
-import asyncio
-import time
-
 from textual.widgets import Input
+from tui_screens import Screen, run_steps
 
 from xtuner.launch.devices import Hardware
 from xtuner.launch.plan import LaunchPlan
@@ -17,15 +15,8 @@ CPU = Hardware("cpu", "this machine", 0, 64.0, 64.0)
 SIZES = [(80, 24), (160, 48)]
 
 
-class Screen:
-    """The app, its pilot, and what stands on the screen."""
-
-    def __init__(self, app, pilot):
-        self.app, self.pilot = app, pilot
-
-    async def press(self, *keys):
-        await self.pilot.press(*keys)
-        await self.settle()
+class WizardScreen(Screen):
+    """The wizard, and what can be seen of it."""
 
     async def type(self, key, text):
         """Replace what stands in the field of `key`."""
@@ -35,13 +26,6 @@ class Screen:
         await self.pilot.press("end", *["backspace"] * len(field.value), *text)
         await self.settle()
 
-    async def until(self, condition, timeout_s=240.0):
-        deadline = time.monotonic() + timeout_s
-        while not condition():
-            assert time.monotonic() < deadline, f"never came true; the screen:\n{self.text}"
-            await asyncio.sleep(0.02)
-        await self.pilot.pause()
-
     async def settle(self):
         """Until the answers on the screen are the ones that were judged."""
         await self.pilot.pause()
@@ -49,14 +33,6 @@ class Screen:
 
     async def wait_for(self, words):
         await self.until(lambda: words in self.text)
-
-    @property
-    def lines(self):
-        return [strip.text for strip in self.app.screen._compositor.render_strips()]
-
-    @property
-    def text(self):
-        return "\n".join(self.lines)
 
     @property
     def one_line(self):
@@ -76,16 +52,7 @@ def drive(steps, answers=None, *, size=(80, 24), hardware=CPU):
     """Run `steps(screen)`; what the wizard returned. No thread of it may be left."""
     inspector = Inspector(hardware, LaunchPlan(config=TrainerConfig(), nproc_per_node=1))
     app = WizardApp(answers or Answers(), inspector)
-
-    async def main():
-        async with app.run_test(size=size) as pilot:
-            screen = Screen(app, pilot)
-            await screen.settle()
-            await steps(screen)
-
-    asyncio.run(main())
-    if app.crash is not None:
-        raise app.crash
+    run_steps(app, WizardScreen, steps, size)
     app._worker.stop()
     assert app._worker.join(30.0)
     return app.return_value

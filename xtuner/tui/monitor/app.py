@@ -20,6 +20,7 @@ from textual.widgets import Footer
 from xtuner.errors import EnvironmentFault, UsageError
 from xtuner.run.discover import RunFiles
 from xtuner.tui.monitor.header import HeaderBar, Headline, headline_of
+from xtuner.tui.monitor.key_hint import key_of
 from xtuner.tui.monitor.notice_line import Notice, NoticeLine, notice_of
 from xtuner.tui.monitor.runs import RunList
 from xtuner.tui.monitor.tab_line import TABS, TabLine
@@ -27,8 +28,10 @@ from xtuner.tui.monitor.tab_pane import TabPane
 from xtuner.tui.monitor.tiny_pane import TinyPane, tiny_lines
 from xtuner.tui.widgets.braille import glyphs_for
 from xtuner.tui.widgets.picture import Run
+from xtuner.user_config import keys_file
 
 if TYPE_CHECKING:
+    from xtuner.tui.keymap import UserKeys
     from xtuner.tui.monitor.overview import Overview
     from xtuner.tui.monitor.plots import PlotMaker
     from xtuner.tui.monitor.report import Report
@@ -68,6 +71,8 @@ class MonitorApp(App[None]):
         self.crash: BaseException | None = None
         self.session: Session | None = None
         self.is_paused = False
+        self.user_keys: UserKeys | None = None
+        self._alerts_key = "4"
         self._runs = runs
         self._compared = compared
         self._others: list[Session] = []
@@ -104,7 +109,20 @@ class MonitorApp(App[None]):
     def _begin(self) -> None:
         for files in self._compared:
             self._others.append(_watched(files))
+        if keys_file().exists():
+            self._take_user_keys()
         self._frame()
+
+    def _take_user_keys(self) -> None:
+        """What has to be known to judge them costs more than the first frame may."""
+        from xtuner.tui.monitor.actions import user_keys
+
+        self.user_keys = user_keys()
+        self.set_keymap(self.user_keys.keymap)
+        self._alerts_key = key_of(self.screen, "tab.alerts")
+        if self.user_keys.problems:
+            first, *more = self.user_keys.problems
+            self.say(f"{keys_file().name}: {first}{f' (and {len(more)} more)' if more else ''}; the help shows it")
 
     def on_unmount(self) -> None:
         """Nothing outlives the screen."""
@@ -139,10 +157,10 @@ class MonitorApp(App[None]):
         from xtuner.tui.monitor.panes import make_pane
 
         self._tab = self._tabs.here = tab
-        if self.session is None:
+        if self.session is None or self._plots is None:
             return
         if tab not in self._panes:
-            self._panes[tab] = pane = make_pane(tab, self.session, self._others, self._glyphs)
+            self._panes[tab] = pane = make_pane(tab, self.session, self._plots, self._others, self._glyphs)
             self._body.mount(pane)
         for name, pane in self._panes.items():
             pane.display = name == tab
@@ -204,7 +222,7 @@ class MonitorApp(App[None]):
         if newest is None or newest.path == session.files.path:
             return
         if session.is_alive:
-            self.say(f"a newer run has begun: {newest.path.name} (r shows it)")
+            self.say(f"a newer run has begun: {newest.path.name} ({key_of(self.screen, 'runs')} shows it)")
         else:
             self.show_run(newest)
             self.say(f"a newer run has begun: {newest.path.name}")
@@ -212,7 +230,7 @@ class MonitorApp(App[None]):
     def _paint(self, session: "Session", now: float) -> None:
         headline = self._header.headline = headline_of(session, now, is_paused=self.is_paused)
         self._tabs.num_alerts = len(session.alerts)
-        self._notice.notice = notice_of(session)
+        self._notice.notice = notice_of(session, self._alerts_key)
         if self._is_tiny:
             if self._plots is not None:
                 self._tiny.rows = tiny_lines(session, headline, self._plots)
@@ -304,7 +322,7 @@ class MonitorApp(App[None]):
         from xtuner.tui.monitor import help_page
         from xtuner.tui.monitor.page_screen import PageScreen
 
-        self.push_screen(PageScreen(help_page.lay_out))
+        self.push_screen(PageScreen(help_page.page_for(self.user_keys)))
 
     def action_export(self) -> None:
         """Write a report of the run into the current directory."""
@@ -325,9 +343,12 @@ class MonitorApp(App[None]):
         self.run_worker(partial(self._write_report, report, directory), thread=True, name="monitor-report")
 
     def _write_report(self, report: "Report", directory: Path) -> None:
+        from xtuner.tui.widgets.png_plot import why_no_png
+
         try:
             report.write(directory)
-            said = f"written: {directory}"
+            fault = why_no_png()
+            said = f"written: {directory}{f' ({fault.message}: {fault.hint})' if fault else ''}"
         except EnvironmentFault as error:
             said = error.message
         self.call_from_thread(self.say, said)
@@ -366,14 +387,9 @@ class MonitorApp(App[None]):
 
     def get_system_commands(self, screen: Screen[object]) -> Iterable[SystemCommand]:
         """What the command palette offers: all keys of the app by name, and themes."""
-        for number, tab in enumerate(TABS, start=1):
-            yield SystemCommand(tab.title, f"Show this tab ({number})", lambda tab=tab: self.action_show_tab(tab.id))
-        yield SystemCommand("Pause", "Freeze the view; reading goes on (space)", self.action_pause)
-        yield SystemCommand("Runs", "Another run of the work dir (r)", self.action_pick_run)
-        yield SystemCommand("Export", "Charts, values and a page about the run as files (e)", self.action_export)
-        yield SystemCommand("Theme", "Other colours", self.action_change_theme)
-        yield SystemCommand("Help", "The keys (?)", self.action_help)
-        yield SystemCommand("Quit", "Leave; the run goes on (q)", self.exit)
+        from xtuner.tui.monitor.palette import palette_commands
+
+        yield from palette_commands(self, screen)
 
 
 def _watched(files: RunFiles) -> "Session":

@@ -48,12 +48,12 @@ class Document(ScrollView, can_focus=True):
         f"page--{look}" for look in ("title", "name", "note", "key", "error", "warning", "good")
     }
     BINDINGS: ClassVar[list[BindingType]] = [
-        Binding("up", "move(-1)", show=False, id="page.up"),
-        Binding("down", "move(1)", show=False, id="page.down"),
-        Binding("pageup", "move_page(-1)", show=False, id="page.page-up"),
-        Binding("pagedown", "move_page(1)", show=False, id="page.page-down"),
-        Binding("home", "move(-1000000)", show=False, id="page.first"),
-        Binding("end", "move(1000000)", show=False, id="page.last"),
+        Binding("up", "move(-1)", "Up", show=False, id="page.up"),
+        Binding("down", "move(1)", "Down", show=False, id="page.down"),
+        Binding("pageup", "move_page(-1)", "Page up", show=False, id="page.page-up"),
+        Binding("pagedown", "move_page(1)", "Page down", show=False, id="page.page-down"),
+        Binding("home", "move(-1000000)", "First row", show=False, id="page.first"),
+        Binding("end", "move(1000000)", "Last row", show=False, id="page.last"),
     ]
 
     def __init__(self, lay_out: Callable[[int], Sequence[Row]] = lambda width: (), *, id: str | None = None) -> None:

@@ -13,13 +13,13 @@ from xtuner.run.text import visible
 from xtuner.tui.monitor.log_filter import LEVELS, LineFilter, compile_pattern, is_loud
 from xtuner.tui.monitor.log_worker import LogWorker, Search, Source
 from xtuner.tui.monitor.merged_lines import MergedLines
-from xtuner.tui.monitor.prompt import Prompt
 from xtuner.tui.monitor.session import Session
 from xtuner.tui.monitor.tab_pane import TabPane
 from xtuner.tui.widgets.braille import GlyphSet
 from xtuner.tui.widgets.file_lines import FileLines
 from xtuner.tui.widgets.log_view import LogView
 from xtuner.tui.widgets.picture import Picture, Row, Run
+from xtuner.tui.widgets.prompt import Prompt
 
 _BACK_WITHIN = 200  # lines: nearer to the oldest known line, older ones are looked for
 
@@ -48,15 +48,15 @@ class LogsPane(TabPane):
         Binding("slash", "ask('search')", "Search", key_display="/", priority=True, id="logs.search"),
         Binding("ampersand", "ask('filter')", "Filter", key_display="&", priority=True, id="logs.filter"),
         Binding("number_sign", "ask('rank')", "Rank", show=False, priority=True, id="logs.rank"),
-        Binding("n", "next_match(1)", "Next", show=False, id="logs.next-match"),
-        Binding("N", "next_match(-1)", "Previous", show=False, id="logs.previous-match"),
+        Binding("n", "next_match(1)", "Next match", show=False, id="logs.next-match"),
+        Binding("N", "next_match(-1)", "Previous match", show=False, id="logs.previous-match"),
         Binding("w", "next_loud(1)", "Warning", id="logs.next-warning"),
         Binding("W", "next_loud(-1)", "Warning before", show=False, id="logs.previous-warning"),
         Binding("l", "next_level", "Level", id="logs.level"),
         Binding("left_square_bracket", "next_rank(-1)", "Previous rank", show=False, id="logs.previous-rank"),
         Binding("right_square_bracket", "next_rank(1)", "Next rank", show=False, id="logs.next-rank"),
-        Binding("c", "copy", "Copy", show=False, id="logs.copy"),
-        Binding("escape", "clear", "All", show=False, id="logs.clear"),
+        Binding("c", "copy", "Copy the line", show=False, id="logs.copy"),
+        Binding("escape", "clear", "All lines", show=False, id="logs.clear"),
     ]
 
     def __init__(self, session: Session, glyphs: GlyphSet) -> None:

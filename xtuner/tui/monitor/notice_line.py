@@ -48,8 +48,8 @@ class NoticeLine(Picture):
         self.post_message(self.Clicked())
 
 
-def notice_of(session: "Session") -> Notice:
-    """The worst of what is wrong with a run."""
+def notice_of(session: "Session", key: str) -> Notice:
+    """The worst of what is wrong with a run; `key` shows the rest."""
     if session.is_gone:
         return Notice(f"the run is gone, what was read last is shown: {session.files.path}", "error")
     if not session.alerts:
@@ -57,4 +57,4 @@ def notice_of(session: "Session") -> Notice:
     worst, more = session.alerts[0], len(session.alerts) - 1
     look = "error" if worst.is_critical else "warning"
     mark = "✗" if look == "error" else "!"
-    return Notice(f"{mark} {worst.text}{f'  ({more} more: 4)' if more else '  (4 says more)'}", look)
+    return Notice(f"{mark} {worst.text}{f'  ({more} more: {key})' if more else f'  ({key} says more)'}", look)

@@ -10,6 +10,7 @@ from textual.message import Message
 
 from xtuner.tui.monitor.cards import CARDS
 from xtuner.tui.monitor.compare import AXES, AXIS_LABELS, Axis, Compared, curves_of
+from xtuner.tui.monitor.key_hint import key_of
 from xtuner.tui.monitor.plots import CHARTS, SMOOTHING_WEIGHTS, ChartSpec, PlotChoice, PlotMaker, markers, other_charts
 from xtuner.tui.monitor.session import Session
 from xtuner.tui.monitor.tab_pane import TabPane
@@ -74,13 +75,13 @@ class Overview(TabPane):
             super().__init__()
             self.text = text
 
-    def __init__(self, session: Session, glyphs: GlyphSet, others: Sequence[Session] = ()) -> None:
+    def __init__(self, session: Session, plots: PlotMaker, glyphs: GlyphSet, others: Sequence[Session] = ()) -> None:
         super().__init__(session, glyphs)
         self.choice = PlotChoice()
         runs = (session, *others)
         self._compared = [Compared(run, colour) for colour, run in enumerate(runs)] if others else []
         self._axis: Axis = AXES[0]
-        self._plots = PlotMaker(session)
+        self._plots = plots
         self._specs: list[ChartSpec] = list(CHARTS)
         self._cards = [Card(spec.title, glyphs=glyphs) for spec in CARDS]
         self._charts = [self._make_chart(spec) for spec in CHARTS]
@@ -248,7 +249,8 @@ class Overview(TabPane):
     def action_next_axis(self) -> None:
         """Compare runs over steps, tokens or hours."""
         if not self._compared:
-            self.post_message(self.Said("runs are compared over tokens or hours: r, then c on another run"))
+            pick = key_of(self.screen, "runs")
+            self.post_message(self.Said(f"runs are compared over tokens or hours: choose another one with {pick}"))
             return
         self._axis = AXES[(AXES.index(self._axis) + 1) % len(AXES)]
         for chart in self._charts:
@@ -269,7 +271,8 @@ class Overview(TabPane):
     def show_rank(self, rank: int | None) -> None:
         """Show this rank alone, or all of them."""
         self.choice.rank = rank
-        self._say("all ranks" if rank is None else f"rank {rank} alone; b shows all ranks")
+        band = key_of(self.screen, "overview.band")
+        self._say("all ranks" if rank is None else f"rank {rank} alone; {band} shows all ranks")
 
     def _say(self, text: str) -> None:
         for spec, chart in zip(self._specs, self._charts, strict=True):

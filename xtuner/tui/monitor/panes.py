@@ -3,15 +3,16 @@
 from collections.abc import Sequence
 
 from xtuner.tui.monitor.overview import Overview
+from xtuner.tui.monitor.plots import PlotMaker
 from xtuner.tui.monitor.session import Session
 from xtuner.tui.monitor.tab_pane import TabPane
 from xtuner.tui.widgets.braille import GlyphSet
 
 
-def make_pane(tab: str, session: Session, others: Sequence[Session], glyphs: GlyphSet) -> TabPane:
-    """What `tab` holds; `others` are the runs that are drawn beside."""
+def make_pane(tab: str, session: Session, plots: PlotMaker, others: Sequence[Session], glyphs: GlyphSet) -> TabPane:
+    """What `tab` holds; `plots` are those of the run, `others` the runs that are drawn beside."""
     if tab == "overview":
-        return Overview(session, glyphs, others)
+        return Overview(session, plots, glyphs, others)
     if tab == "ranks":
         from xtuner.tui.monitor.ranks_pane import RanksPane
 

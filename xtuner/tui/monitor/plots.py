@@ -81,12 +81,12 @@ class PlotChoice:
 
 
 class PlotMaker:
-    """Makes the curves of a run's charts; what is smoothed is kept for as long as the weight is the same."""
+    """Makes the curves of a run's charts and cards; what is smoothed is kept until the charts have another weight."""
 
     def __init__(self, session: Session) -> None:
         self._session = session
         self._store = session.store
-        self._smoothed: dict[int, tuple[Source, Smoothed]] = {}
+        self._smoothed: dict[tuple[int, float], tuple[Source, Smoothed]] = {}
         self._weight = 0.0
 
     def curves(self, spec: ChartSpec, choice: PlotChoice) -> list[Curve]:
@@ -117,10 +117,10 @@ class PlotMaker:
         """The source, smoothed; the source itself for a weight of 0."""
         if weight == 0:
             return source
-        known = self._smoothed.get(id(source))
+        known = self._smoothed.get((id(source), weight))
         if known is None:
             # The source is kept too: the number of an object that is gone may be given to another.
-            known = self._smoothed[id(source)] = (source, Smoothed(source, weight))
+            known = self._smoothed[id(source), weight] = (source, Smoothed(source, weight))
         return known[1]
 
     def _key(self, key: str) -> str:

@@ -7,11 +7,11 @@ from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
 
 from xtuner.run.store import RunStore
-from xtuner.tui.monitor.prompt import Prompt
 from xtuner.tui.monitor.session import Session
 from xtuner.tui.monitor.tab_pane import TabPane
 from xtuner.tui.widgets.braille import GlyphSet
 from xtuner.tui.widgets.heatmap import Heat, HeatMap
+from xtuner.tui.widgets.prompt import Prompt
 from xtuner.tui.widgets.rank_table import RankTable, Value
 
 HEAT_KEYS = (
@@ -71,7 +71,7 @@ class RanksPane(TabPane, can_focus=True):
         Binding("slash", "ask", "Filter", key_display="/", priority=True, id="ranks.filter"),
         Binding("h", "toggle_heat", "Heat map", id="ranks.heat"),
         Binding("t", "next_heat", "Heat of", id="ranks.heat-key"),
-        Binding("escape", "clear", show=False, id="ranks.clear"),
+        Binding("escape", "clear", "All rows", show=False, id="ranks.clear"),
     ]
 
     def __init__(self, session: Session, glyphs: GlyphSet) -> None:

@@ -22,6 +22,7 @@ from xtuner.tui.monitor.runs import newest_run
 from xtuner.tui.monitor.session import Session
 from xtuner.tui.widgets.card import Reading
 from xtuner.tui.widgets.plot import Plot
+from xtuner.tui.widgets.png_plot import draw_png, why_no_png
 from xtuner.tui.widgets.svg_plot import draw_svg, shared_view
 from xtuner.tui.widgets.trace import find_extreme
 
@@ -52,6 +53,8 @@ class Report:
     def write(self, directory: Path) -> None:
         """Write the page, its pictures and the table into `directory`, which is made if need be.
 
+        The pictures are there as PNG too, unless `why_no_png` says why not.
+
         Raises:
             EnvironmentFault: it cannot be written.
         """
@@ -59,6 +62,8 @@ class Report:
             directory.mkdir(parents=True, exist_ok=True)
             for name, picture in self.pictures.items():
                 (directory / name).write_text(picture, encoding="utf-8")
+                if why_no_png() is None:
+                    (directory / name).with_suffix(".png").write_bytes(draw_png(picture))
             with (directory / VALUES_NAME).open("w", encoding="utf-8", newline="") as file:
                 csv.writer(file).writerows(_table_rows(self.table))
             (directory / REPORT_NAME).write_text(self.page, encoding="utf-8")

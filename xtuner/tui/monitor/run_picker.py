@@ -14,6 +14,7 @@ from textual.widgets.option_list import Option
 
 from xtuner.run.discover import RunFiles
 from xtuner.run.status import judge, read_status
+from xtuner.tui.monitor.key_hint import key_of
 from xtuner.tui.widgets.braille import GlyphSet
 from xtuner.tui.widgets.cells import crop, one_line
 from xtuner.tui.widgets.state_pill import pill_text
@@ -65,7 +66,7 @@ class RunPicker(ModalScreen[Picked | None]):
     def compose(self) -> ComposeResult:
         """The list."""
         yield _RunOptions(*(Option(Content(describe(files, self._glyphs))) for files in self._runs), markup=False)
-        yield Label("Enter shows the run, c compares it with the one that is shown", markup=False)
+        yield Label(markup=False)
 
     def on_mount(self) -> None:
         """The cursor stands on the run that is shown."""
@@ -73,6 +74,8 @@ class RunPicker(ModalScreen[Picked | None]):
         options = self.query_one(OptionList)
         options.highlighted = paths.index(self._current.path) if self._current and self._current.path in paths else 0
         options.focus()
+        compare = key_of(self, "picker.compare")
+        self.query_one(Label).update(f"Enter shows the run, {compare} compares it with the one that is shown")
 
     def on_option_list_option_selected(self, event: OptionList.OptionSelected) -> None:
         """Show that run."""

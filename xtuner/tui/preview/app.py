@@ -2,7 +2,7 @@
 
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 from textual.app import App, ComposeResult
 from textual.binding import Binding, BindingType
@@ -18,13 +18,13 @@ from xtuner.tui.preview.header import HeaderBar, place_in
 from xtuner.tui.preview.help import HelpScreen
 from xtuner.tui.preview.layout import ViewOptions, note
 from xtuner.tui.preview.messages import Crashed, ErrorSought, Found, IndexStopped, Shown, Summarised
-from xtuner.tui.preview.prompt import Prompt, Purpose
 from xtuner.tui.preview.reader import RowReader
 from xtuner.tui.preview.row_list import RowList
 from xtuner.tui.preview.row_pane import RowPane
 from xtuner.tui.preview.seek import Seeker
 from xtuner.tui.preview.shower import ShowRequest
 from xtuner.tui.preview.status import StatusBar
+from xtuner.tui.widgets.prompt import Prompt
 
 _SLOW_S = 0.3  # after which a row that is not there yet is said to be on its way
 
@@ -195,11 +195,14 @@ class PreviewApp(App[None]):
         """In the prompt and over the help, the keys that open the prompt are like any other."""
         return action != "ask" or not (self._prompt.is_open or len(self.screen_stack) > 1)
 
-    def action_ask(self, purpose: Purpose) -> None:
+    def action_ask(self, purpose: Literal["search", "jump"]) -> None:
         """Open the prompt."""
         self._status.display = False
-        unit = "line" if self._reader.index.counts_lines else "row"
-        self._prompt.open(purpose, unit, self._options.sought if purpose == "search" else "")
+        if purpose == "search":
+            self._prompt.open(purpose, "search", self._options.sought)
+        else:
+            unit = "line" if self._reader.index.counts_lines else "row"
+            self._prompt.open(purpose, f"{unit} number", restrict="[0-9,_]*")
 
     def action_next_match(self, direction: int) -> None:
         """Go to the next row that was found, or the one before."""

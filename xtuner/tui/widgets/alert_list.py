@@ -71,8 +71,8 @@ class AlertList(ScrollView, can_focus=True):
     }
     """
     BINDINGS: ClassVar[list[BindingType]] = [
-        Binding("up", "move(-1)", show=False, id="alerts.up"),
-        Binding("down", "move(1)", show=False, id="alerts.down"),
+        Binding("up", "move(-1)", "Previous alert", show=False, id="alerts.up"),
+        Binding("down", "move(1)", "Next alert", show=False, id="alerts.down"),
         Binding("enter", "choose", "Show", show=False, id="alerts.choose"),
     ]
 

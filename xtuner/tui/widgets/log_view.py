@@ -60,11 +60,11 @@ class LogView(ScrollView, can_focus=True):
     }
     """
     BINDINGS: ClassVar[list[BindingType]] = [
-        Binding("up", "move(-1)", show=False, id="log.up"),
-        Binding("down", "move(1)", show=False, id="log.down"),
-        Binding("pageup", "move_page(-1)", show=False, id="log.page-up"),
-        Binding("pagedown", "move_page(1)", show=False, id="log.page-down"),
-        Binding("home", "first", show=False, id="log.first"),
+        Binding("up", "move(-1)", "Up", show=False, id="log.up"),
+        Binding("down", "move(1)", "Down", show=False, id="log.down"),
+        Binding("pageup", "move_page(-1)", "Page up", show=False, id="log.page-up"),
+        Binding("pagedown", "move_page(1)", "Page down", show=False, id="log.page-down"),
+        Binding("home", "first", "Oldest known line", show=False, id="log.first"),
         Binding("end,f", "follow", "Follow", show=False, id="log.follow"),
     ]
 

@@ -11,6 +11,8 @@ from xtuner.tui.widgets.plot import Curve, Plot, look_of
 from xtuner.tui.widgets.series_view import SeriesView
 
 WIDTH, HEIGHT = 760, 300
+# What desktops have, and what servers may have; resvg, which draws PNGs, knows no `sans-serif` by itself.
+FONTS = "system-ui, 'Noto Sans', 'DejaVu Sans', 'Liberation Sans', Arial, sans-serif"
 _LEFT, _RIGHT, _TOP, _BOTTOM = 64, 16, 48, 36
 _NUM_COLUMNS = (WIDTH - _LEFT - _RIGHT) // 2
 # Middle tones and no background: readable on a white and on a black page; as many as a chart has colours.
@@ -49,7 +51,7 @@ def draw_svg(plot: Plot) -> str:
     frame = _frame_of(plot)
     parts = [
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {HEIGHT}" role="img" '
-        f'aria-label={quoteattr(_safe(plot.title))} font-family="system-ui, sans-serif" font-size="12" '
+        f'aria-label={quoteattr(_safe(plot.title))} font-family="{FONTS}" font-size="12" '
         f'fill="{_TEXT}">',
         *_legend(plot),
     ]

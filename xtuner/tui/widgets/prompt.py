@@ -1,4 +1,4 @@
-"""The line in which a filter, something to search for or a rank is typed."""
+"""The line in which a filter, something to search for or a number is typed."""
 
 from typing import ClassVar
 
@@ -12,7 +12,17 @@ from textual.widgets import Input, Label
 class Prompt(Horizontal):
     """Hidden until it is opened; tells each draft, and what was typed or that it was left."""
 
-    BINDINGS: ClassVar[list[BindingType]] = [Binding("escape", "leave", "Back", show=False)]
+    DEFAULT_CSS = """
+    Prompt {
+        display: none;
+        height: 1;
+        padding: 0 1;
+        background: $surface;
+        Label { width: auto; text-style: bold; }
+        Input { width: 1fr; }
+    }
+    """
+    BINDINGS: ClassVar[list[BindingType]] = [Binding("escape", "leave", "Back")]
 
     class Drafted(Message):
         """What stands in the line now."""
@@ -47,13 +57,20 @@ class Prompt(Horizontal):
         yield Label("", markup=False)
         yield Input(compact=True, select_on_focus=True)
 
-    def open(self, purpose: str, label: str, text: str = "") -> None:
-        """Show it, with `text` to begin with, and take the keys."""
+    def open(self, purpose: str, label: str, text: str = "", *, restrict: str | None = None) -> None:
+        """Show it, with `text` to begin with, and take the keys.
+
+        Args:
+            purpose: what it is opened for; the messages say it again.
+            label: stands before the field.
+            text: stands in it.
+            restrict: a regular expression of all that may be typed.
+        """
         self._purpose, self._begun_with = purpose, text
         self.query_one(Label).update(f"{label}: ")
         field = self.query_one(Input)
         with self.prevent(Input.Changed):
-            field.value = text
+            field.restrict, field.value = restrict, text
         self.display = True
         self.screen.set_focus(field)  # now, and not when other messages are through: the next key is meant for it
 
