@@ -49,6 +49,7 @@ def _declared() -> Iterator[tuple[str, str]]:
     """What the wizard shows of tables that stand elsewhere."""
     from xtuner.data.health import PERCENTILES
     from xtuner.data.problems import ERRORS, WARNINGS
+    from xtuner.hub.findings import REASON_CODES
     from xtuner.launch.estimate import COMPONENTS
     from xtuner.tui.wizard.answers import Source
     from xtuner.tui.wizard.fields import NO, YES, all_fields
@@ -62,6 +63,8 @@ def _declared() -> Iterator[tuple[str, str]]:
         yield message, "xtuner/data"
     for message in COMPONENTS:
         yield message, "xtuner/launch/estimate.py"
+    for message in REASON_CODES.values():
+        yield message, "xtuner/hub/findings.py"
 
 
 def read_po(path: Path) -> dict[str, str]:

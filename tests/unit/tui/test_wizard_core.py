@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from xtuner.errors import UsageError
+from xtuner.language import speak
 from xtuner.launch.devices import Hardware
 from xtuner.launch.fit import NPROC
 from xtuner.launch.plan import LaunchPlan, sft_command
@@ -267,6 +268,27 @@ def test_wrong_answers_have_the_words_of_the_command_line(ready, key, text, step
         find_files(plan.config.data_specs + plan.config.eval_specs)
     [remark] = [remark for remark in inspection.of_step(step) if remark.state == "error"]
     assert caught.value.message in remark.text and remark.hint == caught.value.hint
+
+
+@pytest.mark.parametrize(
+    ("make", "code", "meaning"),
+    [
+        (lambda path: None, "PATH_MISSING", "路径上什么都没有。"),
+        (lambda path: path.write_text("x"), "NOT_A_DIRECTORY", "路径是文件，不是目录。"),
+        (lambda path: path.mkdir(), "NO_CONFIG", "没有 config.json。"),
+    ],
+)
+def test_findings_mean_something_in_chinese_and_keep_the_words_of_the_command_line(tmp_path, make, code, meaning):
+    path = tmp_path / "m"
+    make(path)
+    answers = Answers({"load_from": Answer(str(path), "flag")})
+    [english] = [remark for remark in _inspect(answers).of_step("model") if remark.text.startswith(code)]
+    speak("zh")
+    try:
+        [chinese] = [remark for remark in _inspect(answers).of_step("model") if remark.text.startswith(code)]
+    finally:
+        speak("en")
+    assert chinese.text == english.text.replace(f"{code}: ", f"{code}: {meaning} ") and chinese.hint == english.hint
 
 
 def test_memory_that_does_not_suffice_comes_with_the_fix(ready):

@@ -8,7 +8,7 @@ from typing import Literal
 
 from xtuner.data.sources import find_files
 from xtuner.errors import XTunerError
-from xtuner.hub.findings import Severity
+from xtuner.hub.findings import REASON_CODES, Finding, Severity
 from xtuner.hub.model_dir import ModelReport, inspect_model
 from xtuner.language import N_, _
 from xtuner.launch.devices import Hardware
@@ -173,7 +173,15 @@ def _missing(config: TrainerConfig) -> Iterator[Remark]:
 def _about_model(report: ModelReport | None) -> Iterator[Remark]:
     states: dict[Severity, State] = {Severity.FAIL: "error", Severity.WARN: "warning", Severity.INFO: "ok"}
     for finding in report.findings if report else ():
-        yield Remark("model", states[finding.severity], f"{finding.code}: {finding.message}", finding.hint)
+        yield Remark("model", states[finding.severity], _about_finding(finding), finding.hint)
+
+
+def _about_finding(finding: Finding) -> str:
+    """The words of the command line; in another language behind what the finding means in general."""
+    meaning = REASON_CODES[finding.code]
+    translated = _(meaning)
+    told = finding.message if translated == meaning else f"{translated} {finding.message}"
+    return f"{finding.code}: {told}"
 
 
 def _about_data(config: TrainerConfig) -> Iterator[Remark]:
