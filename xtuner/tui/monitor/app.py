@@ -39,8 +39,7 @@ if TYPE_CHECKING:
     from xtuner.tui.monitor.session import Session
     from xtuner.tui.widgets.rank_table import RankTable
 
-_FRAME_S = 0.5
-_FRAME_WHILE_BEHIND_S = 0.02
+_FRAME_S, _FRAME_WHILE_BEHIND_S = 0.5, 0.02
 # While a history is read, painting takes a quarter of the time: the rest is for reading and for keys.
 _PAINT_REST = 3
 # While the terminal's window has no focus, a frame now and then is enough.
