@@ -15,8 +15,8 @@ from types import SimpleNamespace
 
 import pytest
 
-from xtuner.cli import monitor as monitor_module
-from xtuner.cli.monitor import render
+from xtuner.cli import monitor_text
+from xtuner.cli.monitor_text import render
 from xtuner.run.figures import duration
 from xtuner.run.layout import RunDir
 from xtuner.run.logline import StepLine, format_log, format_step
@@ -44,7 +44,7 @@ def append(run, text, rank=0):
 @pytest.fixture
 def monitor(xtuner, monkeypatch):
     """Polls fast, on a disk with room."""
-    monkeypatch.setattr(monitor_module, "_POLL_S", 0.01)
+    monkeypatch.setattr(monitor_text, "_POLL_S", 0.01)
     monkeypatch.setattr(shutil, "disk_usage", lambda path: SimpleNamespace(free=2**50))
     return partial(xtuner, "monitor")
 
@@ -197,7 +197,7 @@ def test_the_closing_line_says_why(monitor, tmp_path):
 
 
 def test_a_run_directory_that_vanishes_is_lost(monitor, tmp_path, monkeypatch):
-    monkeypatch.setattr(monitor_module, "_GONE_AFTER_S", 0.05)
+    monkeypatch.setattr(monitor_text, "_GONE_AFTER_S", 0.05)
     run = RunDir.create(tmp_path)
     set_state(run, "running")
     threading.Timer(0.1, lambda: run.path.rename(tmp_path / "away")).start()
