@@ -41,13 +41,18 @@ def command(
     show_end(run_dir, supervision)
 
 
-def has_ended(run_dir: RunDir) -> bool:
-    """Whether the ranks are through, or the process that supervises them is: the last of them to go."""
+def has_ended(run_dir: RunDir, *, may_restart: bool) -> bool:
+    """Whether the ranks are through, or the process that supervises them is: the last of them to go.
+
+    Where torchrun may start failed ranks again (`may_restart`), only the latter knows that they failed for good.
+    """
     status, supervision = read_status(run_dir), read_supervision(run_dir)
     if supervision is None or supervision.is_over:
         return True
     # Of a run that is resumed, the status is that of the launch before until the ranks begin.
-    return status is not None and status.state in END_STATES and status.heartbeat_at >= supervision.begun_at
+    if status is None or status.heartbeat_at < supervision.begun_at:
+        return False
+    return status.state in END_STATES and not (may_restart and status.state == "failed")
 
 
 def wait_for_end(run_dir: RunDir, look: Callable[[], None] = lambda: None) -> Supervision | None:
