@@ -34,8 +34,8 @@ unit: install
 e2e: install
 	$(BIN)/python -m pytest -n $(WORKERS) -m e2e
 
-# Not in CI, which has short versions: 100 random kills, 20 save points for each number of ranks, 20 kills of each
-# process of a launch, and two machines in network namespaces (as root).
+# Not in CI, which has short versions: 100 random kills, 20 save points for each number of ranks, a signal to each process
+# of a launch in each phase, 20 kills of each of them, and two machines in network namespaces (as root).
 faults: install
 	XTUNER_LONG_FAULTS=1 XTUNER_NUM_KILLS=20 XTUNER_TWO_HOSTS=1 $(BIN)/python -m pytest -s -m faults tests/faults
 	XTUNER_NUM_KILLS=20 XTUNER_TWO_HOSTS=1 $(BIN)/python -m pytest -s tests/e2e/test_no_orphans.py tests/e2e/test_two_hosts.py
