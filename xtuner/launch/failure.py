@@ -3,7 +3,6 @@
 from pathlib import Path
 
 from xtuner.errors import StoppedAndSaved, TrainingFailed, XTunerError, error_for_exit_code
-from xtuner.launch.after_shortage import advice_after_kill, advice_after_shortage
 from xtuner.launch.job import Job
 from xtuner.run.failure import RankFailure, find_killed, find_killed_before_restart, read_failures
 from xtuner.run.layout import RunDir
@@ -53,6 +52,9 @@ def _tell(failure: RankFailure, log_dir: Path, job: Job | None) -> XTunerError:
 def _advice(failure: RankFailure, job: Job | None) -> str:
     if failure.needed_gib is None or job is None or job.run_dir is None:
         return ""
+    # Here and below: it knows options, and who supervises a run for days stays small.
+    from xtuner.launch.after_shortage import advice_after_shortage
+
     nproc = failure.num_local_ranks
     nnodes = max(1, failure.num_ranks // nproc)
     return advice_after_shortage(job.run_dir, needed_gib=failure.needed_gib, nproc=nproc, nnodes=nnodes)
@@ -69,5 +71,7 @@ def _explain_silent_death(log_dir: Path, torchrun_output: str, job: Job | None) 
     hint = killed.hint or f"all output of the ranks is in {log_dir}"
     advice = ""
     if killed.hint and job is not None and job.run_dir is not None:
+        from xtuner.launch.after_shortage import advice_after_kill
+
         advice = advice_after_kill(job.run_dir, nproc=job.num_ranks, nnodes=1)
     return TrainingFailed(killed.sentence, hint=_with_advice(hint, advice))
