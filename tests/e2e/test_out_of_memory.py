@@ -44,5 +44,5 @@ def test_the_rank_says_what_was_full_and_what_would_help(tiny_model, chats, tmp_
     assert "cpu-offload" not in errors  # on a CPU there is nothing to free by it
     [run_dir] = list_runs(tmp_path / "w")
     log = run_dir.rank_log(1).read_text()
-    assert "step 2: TrainingFailed: rank 1 ran out of memory" in log
+    assert "step 2: OutOfMemory: rank 1 ran out of memory" in log
     assert json.loads(run_dir.status_json.read_text())["state"] == "failed" or entry == "torchrun"

@@ -50,6 +50,9 @@ def test_plain_prompts_end_in_a_run(demo, tmp_path):
         _answer(terminal, "q leave: ", "")
         terminal.read_until("ready to launch")
         terminal.read_until("the command that does the same:")
+        _answer(terminal, "q leaves: ", "t")
+        terminal.read_until("step 6 of 6; Ctrl+C ends it")
+        terminal.read_until("duration: about 0:")
         _answer(terminal, "q leaves: ", "")
         exit_code, shown = terminal.read_to_end()
     assert exit_code == 0 and "Step 1/1" in shown, shown

@@ -8,6 +8,8 @@ from xtuner.cli.preview_text import show_view
 from xtuner.errors import XTunerError
 from xtuner.language import N_, _
 from xtuner.launch.plan import LaunchPlan
+from xtuner.launch.stop_signals import StopSignals
+from xtuner.launch.timing import time_steps
 from xtuner.run.atomic import atomic_write
 from xtuner.run.text import visible
 from xtuner.tui.wizard.answers import Answers, config_yaml, keep
@@ -16,6 +18,7 @@ from xtuner.tui.wizard.data_look import DataLook, LookRequest, look_at
 from xtuner.tui.wizard.fields import Field
 from xtuner.tui.wizard.inspection import Inspection, Inspector, with_look
 from xtuner.tui.wizard.review import command_line, review_lines
+from xtuner.tui.wizard.step_timer import NUM_STEPS, words_of_timing
 from xtuner.tui.wizard.steps import PRESETS, STEPS, Step, apply_preset, preset_of
 
 _WIDTH = 72
@@ -82,7 +85,7 @@ class _Prompts:
 
     def _prompt(self, step: Step, shows_all: bool) -> str:
         if step.name == "review":
-            return _("Enter launches, s saves a YAML file, b goes back, q leaves: ")
+            return _("Enter launches, t times a few steps, s saves a YAML file, b goes back, q leaves: ")
         more = "" if shows_all else _("m more options, ")
         presets = _("p preset, ") if step.name == "training" else ""
         said = _("number to change, {presets}{more}f fix, Enter next step, b back, q leave: ")
@@ -126,6 +129,8 @@ class _Prompts:
             self._mend()
         elif said == "s" and step.name == "review":
             self._save()
+        elif said == "t" and step.name == "review":
+            self._time()
         elif said == "p" and step.name == "training":
             self._ask_for_preset()
         elif said.isdigit() and 1 <= int(said) <= len(fields):
@@ -182,6 +187,26 @@ class _Prompts:
             console.say(_("nothing here can be mended by itself"))
             return
         self._keep()
+
+    def _time(self) -> None:
+        """Time a few steps of what would be launched; Ctrl+C ends that alone."""
+        hindrance = self._inspect().first_hindrance()
+        if hindrance is not None:
+            console.say(_("not yet: {reason}").format(reason=hindrance.text))
+            return
+        said = _("step {step} of {steps}; Ctrl+C ends it")
+
+        def tell(step: int) -> None:
+            console.say(said.format(step=step, steps=NUM_STEPS + 1))
+
+        plan = self._answers.plan(self._inspector.template)
+        with StopSignals(is_detached=False) as signals:
+            try:
+                timing = time_steps(plan, NUM_STEPS, on_step=tell, is_cancelled=lambda: bool(signals.received))
+            except XTunerError as error:
+                console.say(_("could not be timed: {reason}").format(reason=error.message))
+                return
+        console.say(f"{_('duration')}: {words_of_timing(timing)}")
 
     def _save(self) -> None:
         names = (f"sft{'' if number == 1 else f'-{number}'}.yaml" for number in count(1))

@@ -51,7 +51,8 @@ def _tell(failure: RankFailure, log_dir: Path, job: Job | None) -> XTunerError:
 def _advice(failure: RankFailure, job: Job | None) -> str:
     if failure.needed_gib is None or job is None or job.run_dir is None:
         return ""
-    from xtuner.launch.after_shortage import advice_after_shortage  # pydantic: not while the training goes on
+    # Here and below: it knows options, and who supervises a run for days stays small.
+    from xtuner.launch.after_shortage import advice_after_shortage
 
     nproc = failure.num_local_ranks
     nnodes = max(1, failure.num_ranks // nproc)

@@ -18,9 +18,9 @@ _CONFIG_JSON = {
     "model_type": "llama",
     "hidden_size": 1024,
     "intermediate_size": 4096,
-    "num_hidden_layers": 16,
+    "num_hidden_layers": 4,
     "num_attention_heads": 16,
-    "vocab_size": 32768,
+    "vocab_size": 8192,
 }
 
 
@@ -66,7 +66,7 @@ def _failed_launch(tmp_path, config, **memory):
 
 def test_the_launcher_adds_options_that_are_likely_to_fit(monkeypatch, tmp_path, config):
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
-    job = _failed_launch(tmp_path, config, needed_gib=6.0, num_ranks=2, num_local_ranks=2)
+    job = _failed_launch(tmp_path, config, needed_gib=4.0, num_ranks=2, num_local_ranks=2)
     hint = explain_failure(job.log_dir, "", job).hint
     assert hint.startswith("the cheapest first: ...\nlikely to fit, by what this run took: --")
     assert "--fsdp-config.recompute-ratio 1.0" in hint and "GiB)" in hint
@@ -78,9 +78,9 @@ def test_other_failures_and_unknown_models_get_no_options(monkeypatch, tmp_path,
     job = _failed_launch(tmp_path, config)
     assert explain_failure(job.log_dir, "", job).hint == "the cheapest first: ..."
     config.model_cfg.unlink()
-    assert advice_after_shortage(job.run_dir, needed_gib=6.0, nproc=2, nnodes=1) == ""
+    assert advice_after_shortage(job.run_dir, needed_gib=4.0, nproc=2, nnodes=1) == ""
     job.run_dir.config_json.unlink()
-    assert advice_after_shortage(job.run_dir, needed_gib=6.0, nproc=2, nnodes=1) == ""
+    assert advice_after_shortage(job.run_dir, needed_gib=4.0, nproc=2, nnodes=1) == ""
 
 
 def test_a_killed_rank_gets_options_where_memory_may_be_why(monkeypatch, tmp_path, config):

@@ -293,7 +293,7 @@ def test_findings_mean_something_in_chinese_and_keep_the_words_of_the_command_li
 
 def test_memory_that_does_not_suffice_comes_with_the_fix(ready):
     ready.set("pack_max_length", "1048576")
-    small = Hardware("cuda", "card", 1, 1.2, 64.0)
+    small = Hardware("cuda", "card", 1, 1.5, 64.0)
     inspection = _inspect(ready, small)
     [remark] = inspection.of_step("hardware")
     assert remark.state == "warning" and inspection.fit.changes and inspection.fit.changes[0].flag in remark.hint

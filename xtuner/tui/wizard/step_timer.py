@@ -13,6 +13,7 @@ from textual.message import Message
 
 from xtuner.language import _
 from xtuner.launch.plan import LaunchPlan
+from xtuner.launch.timing import Timing
 from xtuner.run.figures import duration
 from xtuner.v1.config.flags import flags_of
 
@@ -108,15 +109,21 @@ class StepTimer:
             self._post(Timed())
 
 
+def words_of_timing(timing: Timing) -> str:
+    """How long the run will take, and by which figures."""
+    words = _("about {duration} (h:mm:ss): {steps:,} steps of {step_time:.3g} s, {speed:,.0f} tokens/s")
+    return words.format(
+        duration=duration(timing.duration_s),
+        steps=timing.total_steps,
+        step_time=timing.step_time_s,
+        speed=timing.tokens_per_s,
+    )
+
+
 def _result(exit_code: int, document: str, said: str) -> str:
     """The end of a timing in words."""
     if exit_code == 0 and (timing := json.loads(document)["timing"]):
-        words = _("about {duration} (h:mm:ss): {steps:,} steps of {step_time:.3g} s, {speed:,.0f} tokens/s")
-        return words.format(
-            duration=duration(timing["duration_s"]),
-            steps=timing["total_steps"],
-            step_time=timing["step_time_s"],
-            speed=timing["tokens_per_s"],
-        )
+        del timing["duration_s"]
+        return words_of_timing(Timing(**timing))
     reason = said.rpartition("error: ")[2].strip() or _("it does not fit into memory")
     return _("could not be timed: {reason}").format(reason=" ".join(reason.split())[:_LAST_WORDS])
