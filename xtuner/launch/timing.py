@@ -77,7 +77,7 @@ def time_steps(
         plan: of one machine.
         num_steps: to be timed, besides one to warm up.
         on_step: told how many steps are done, that one among them.
-        is_cancelled: asked ten times a second.
+        is_cancelled: asked ten times a second, and while data are tokenised.
 
     Raises:
         XTunerError: the data or the run failed.
@@ -89,9 +89,14 @@ def time_steps(
             f"steps of --nnodes {plan.nnodes} machines cannot be timed on one of them",
             hint="time them with --nnodes 1: a step of several machines takes at least as long",
         )
+
+    def look(*_: object) -> None:
+        if is_cancelled():
+            raise StoppedNotSaved("the timing was cancelled", hint="nothing was changed")
+
     with _scratch() as directory:
-        job = prepare_job(replace(plan, config=_plain(plan.config, directory), max_restarts=0))
-        _run_steps(job, _NUM_WARM_UP + num_steps, on_step, is_cancelled)
+        job = prepare_job(replace(plan, config=_plain(plan.config, directory), max_restarts=0), look)
+        _run_steps(job, _NUM_WARM_UP + num_steps, on_step, look)
         return _timing_of(job, num_steps, _total_steps(plan))
 
 
@@ -110,16 +115,15 @@ def _total_steps(plan: LaunchPlan) -> int:
     return (config.epoch_num or 1) * -(-num_packs // config.sequences_per_step(plan.world_size))
 
 
-def _run_steps(job: Job, num_steps: int, on_step: Callable[[int], None], is_cancelled: Callable[[], bool]) -> None:
-    """Start `job` and end it when each rank has done `num_steps`."""
+def _run_steps(job: Job, num_steps: int, on_step: Callable[[int], None], look: Callable[[], None]) -> None:
+    """Start `job` and end it when each rank has done `num_steps`, or when `look` raises."""
     job.log_dir.mkdir(parents=True, exist_ok=True)
     with job.torchrun_log.open("wb") as output:
         torchrun = start_torchrun(job, output)
     try:
         num_done = 0
         while num_done < num_steps:
-            if is_cancelled():
-                raise StoppedNotSaved("the timing was cancelled", hint="nothing was changed")
+            look()
             if torchrun.poll() is not None:
                 raise explain_failure(job.log_dir, job.read_torchrun_log(), job)
             time.sleep(_POLL_S)
