@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterable, Sequence
 from math import inf, isfinite, nan
 from typing import Protocol
 
-from xtuner.run.series import Column, Follower, Series, median_of
+from xtuner.run.series import Column, Follower, Series
 
 # A rank that is this many samples behind the fastest no longer keeps the band of the others open.
 _BAND_LAG = 64
@@ -185,5 +185,11 @@ def _by_step(parts: "list[tuple[array[float], array[float]]]") -> "tuple[Sequenc
 
 
 def _low_median_high(values: Sequence[float]) -> tuple[float, float, float]:
-    finite = list(filter(isfinite, values))
-    return (min(finite), median_of(finite), max(finite)) if finite else (nan, nan, nan)
+    if not isfinite(sum(values)):  # NaN cannot be sorted; where only the sum is too large, nothing is left out
+        values = list(filter(isfinite, values))
+    if not values:
+        return nan, nan, nan
+    ordered = sorted(values)
+    middle = len(ordered) // 2
+    median = ordered[middle] if len(ordered) % 2 else (ordered[middle - 1] + ordered[middle]) / 2
+    return ordered[0], median, ordered[-1]

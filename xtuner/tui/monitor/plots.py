@@ -109,7 +109,7 @@ class PlotMaker:
 
     def view(self, key: str) -> Smoothable | None:
         """The values of the first rank, or the median of all, for a sparkline."""
-        if len(self._store.ranks) > 1:
+        if self._has_bands:
             return self._store.band(key).median if self._is_said(key) else None
         return self._first(key)
 
@@ -126,6 +126,11 @@ class PlotMaker:
     def _key(self, key: str) -> str:
         return (self._store.loss_key or key) if key == "loss" else key
 
+    @property
+    def _has_bands(self) -> bool:
+        """While pasts are read, the first rank stands for all: each part of another's would change all of the band."""
+        return len(self._store.ranks) > 1 and self._session.has_past
+
     def _is_said(self, key: str) -> bool:
         return any(key in rank.series for rank in self._store.ranks.values())
 
@@ -135,7 +140,7 @@ class PlotMaker:
 
     def _curve(self, spec: ChartSpec, name: str, key: str, choice: PlotChoice) -> Curve | None:
         weight = choice.weight if spec.is_smoothed else 0.0
-        if choice.rank is None and len(self._store.ranks) > 1 and not spec.is_global:
+        if choice.rank is None and self._has_bands and not spec.is_global:
             return self._band_curve(name, key, weight, has_band=len(spec.keys) == 1 or key == spec.keys[0][1])
         series = self._store.series(choice.rank, key) if choice.rank is not None else self._first(key)
         if series is None:

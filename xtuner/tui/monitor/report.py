@@ -86,7 +86,7 @@ def report_newest(path: Path, directory: Path) -> Path:
     session = Session(newest)
     session.start()
     try:
-        while session.is_behind:
+        while not session.has_past:
             session.tick(time.time())
             time.sleep(_POLL_S)
         session.look(time.time())

@@ -40,6 +40,7 @@ class Session:
         alerts: what is wrong now, the worst first.
         past_alerts: what was, the newest last.
         evaluations: the evaluation loss by step.
+        has_past: whether all that was there in the beginning has been taken in once.
         is_gone: whether the run's directory or file is no longer there; what was read of it is.
         revision: grows when there is something new to show.
     """
@@ -52,6 +53,7 @@ class Session:
         self.alerts: list[Alert] = []
         self.past_alerts: deque[PastAlert] = deque(maxlen=_NUM_PAST_ALERTS)
         self.evaluations = Series()
+        self.has_past = False
         self.is_gone = False
         self.revision = 0
         self._health = Health(self.store, self.facts)
@@ -138,6 +140,9 @@ class Session:
             raise self._reader.error
         for events in self._reader.drain(_APPLY_S):
             self.store.apply(events, now)
+            self.revision += 1
+        if not self.has_past and not self.is_behind:
+            self.has_past = True
             self.revision += 1
         if not 0 <= now - self._looked_at < _LOOK_S and self._reader.has_newest:
             self._looked_at = now
