@@ -252,6 +252,19 @@ def test_a_save_that_fails_on_one_rank_costs_a_warning(server, options, tmp_path
     assert not list(run_dir.checkpoints.glob(".[!.]*")) and weights_of(tmp_path) == weights
 
 
+def test_an_export_on_the_way_that_fails_costs_a_warning(server, options, tmp_path, undisturbed):
+    """Before anything is written, and when all of it is."""
+    fault = "export.mkdir:rank=0:enospc;export.rename.pre:rank=0:nth=1:eio"
+    said = completed(server, options(tmp_path, "--hf-interval", 2), fault=fault)
+    failures = [line for line in said.splitlines() if " could not be exported: OSError: " in line]
+    assert [int(line.partition("after step ")[2].split()[0]) for line in failures] == [2, 4]
+    assert all(line.endswith("training goes on") for line in failures)
+    [run_dir] = list_runs(tmp_path)
+    [entry] = scan(tmp_path)["runs"]
+    assert entry["exports"] == entry["verified_exports"] == ["hf-6"] and not list(run_dir.path.glob(".tmp-*"))
+    assert (weights_of(tmp_path), steps_of(run_dir)) == undisturbed
+
+
 def _require_saved(work_dir, steps):
     [run_dir] = list_runs(work_dir)
     left = list_checkpoints(run_dir)

@@ -52,17 +52,21 @@ def export_model(
         chat_template: the template that was trained with, where it is another than the tokenizer's own.
         max_shard_bytes: a weight file is closed before it grows beyond this.
 
-    Raises:
+    Raises, on the writer alone, after which nothing of the export is left and the ranks are still in step:
         TrainingFailed: a weight is not finite.
         EnvironmentFault: what was written cannot be read back.
+        OSError, SafetensorError: the disk is full, or fails.
     """
-    writer = _ShardWriter(begin_directory(directory), max_shard_bytes) if is_writer else None
-    source_files = weight_map(source) if source and writer else {}
-    for tensors in _full_layers(model, keep=is_writer):
-        if writer:
+    layers = _full_layers(model, keep=is_writer)
+    if not is_writer:
+        _pass_by(layers)
+        return
+    try:
+        source_files = weight_map(source) if source else {}
+        writer = _ShardWriter(begin_directory(directory), max_shard_bytes)
+        for tensors in layers:
             for name, tensor in _as_source(model, merged_tensors(model, tensors), source_files).items():
                 writer.add(name, tensor)
-    if writer:
         _add_untouched(writer, model, source_files)
         writer.finish()
         check_weights(writer.directory, writer.written)
@@ -70,6 +74,16 @@ def export_model(
         if chat_template:  # it wins over one inside tokenizer_config.json
             shutil.copyfile(chat_template, writer.directory / "chat_template.jinja")
         commit_directory(writer.directory, directory)
+    except Exception:
+        _pass_by(layers)
+        discard_directory(directory)
+        raise
+
+
+def _pass_by(layers: Iterator[dict[str, torch.Tensor]]) -> None:
+    """Take part in what is left of the gathering, which is collective."""
+    for _ in layers:
+        pass
 
 
 def _full_layers(model: PreTrainedModel, *, keep: bool) -> Iterator[dict[str, torch.Tensor]]:
@@ -209,12 +223,21 @@ def _write_small_files(model: PreTrainedModel, directory: Path, source: Path | N
 
 
 def begin_directory(directory: Path) -> Path:
-    """An empty directory beside `directory`, to be filled and given to `commit_directory`."""
-    temporary = directory.with_name(f".tmp-{directory.name}")
+    """An empty directory beside `directory`, to be filled and given to `commit_directory`, or `discard_directory`."""
+    temporary = _unfinished(directory)
     shutil.rmtree(temporary, ignore_errors=True)
     temporary.mkdir(parents=True)
     point("export.mkdir")
     return temporary
+
+
+def discard_directory(directory: Path) -> None:
+    """Remove what was begun for `directory`."""
+    shutil.rmtree(_unfinished(directory), ignore_errors=True)
+
+
+def _unfinished(directory: Path) -> Path:
+    return directory.with_name(f".tmp-{directory.name}")
 
 
 def commit_directory(temporary: Path, directory: Path) -> None:

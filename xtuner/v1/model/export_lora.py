@@ -7,7 +7,7 @@ import torch
 from safetensors.torch import save_file
 from transformers import PreTrainedModel
 
-from xtuner.v1.model.export import begin_directory, commit_directory, share_file
+from xtuner.v1.model.export import begin_directory, commit_directory, discard_directory, share_file
 from xtuner.v1.model.export_check import check_weights
 from xtuner.v1.model.lora import adapter_name_in_peft, is_adapter
 from xtuner.v1.model.shard import whole
@@ -20,17 +20,23 @@ def export_adapter(model: PreTrainedModel, directory: Path, *, is_writer: bool) 
         model: the sharded model, with adapters.
         directory: the final name; it must not exist.
         is_writer: true on exactly one rank.
+
+    Raises: as `export_model`.
     """
     tensors = _gather(model, keep=is_writer)
     if not is_writer:
         return
-    temporary = begin_directory(directory)
-    weights = temporary / "adapter_model.safetensors"
-    save_file(tensors, weights, metadata={"format": "pt"})
-    share_file(weights)
-    check_weights(temporary, {name: (tensor.dtype, tuple(tensor.shape)) for name, tensor in tensors.items()})
-    _write_config(model, temporary)
-    commit_directory(temporary, directory)
+    try:
+        temporary = begin_directory(directory)
+        weights = temporary / "adapter_model.safetensors"
+        save_file(tensors, weights, metadata={"format": "pt"})
+        share_file(weights)
+        check_weights(temporary, {name: (tensor.dtype, tuple(tensor.shape)) for name, tensor in tensors.items()})
+        _write_config(model, temporary)
+        commit_directory(temporary, directory)
+    except Exception:
+        discard_directory(directory)
+        raise
 
 
 def _gather(model: PreTrainedModel, *, keep: bool) -> dict[str, torch.Tensor]:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from xtuner.data.prepared import PreparedData
-from xtuner.run.atomic import write_json
+from xtuner.run.atomic import read_object, write_json
 from xtuner.run.layout import RunDir
 from xtuner.run.metrics import MetricsWriter, without_infinities
 from xtuner.v1.config import TrainerConfig
@@ -144,8 +144,10 @@ class Evaluation:
         """Continue the run that said `state`."""
         self._progress.restore(state)
         self.is_due = bool(state.get("is_due"))
-        if self._progress.best_step > 0 and self._run_dir.best_json.exists():
-            self._exporter.best_step = self._progress.best_step
+        kept = read_object(self._run_dir.best_json).get("step")
+        if self._progress.best_step > 0 and isinstance(kept, int):
+            # The best one may be one that could not be exported.
+            self._exporter.best_step = min(kept, self._progress.best_step)
 
     def before_training(self) -> None:
         """Evaluate the model as it was loaded: what training is measured against."""
@@ -221,15 +223,16 @@ class Evaluation:
     def _keep(self, step: int, outcome: EvalOutcome) -> None:
         self._watchdog.reach(EXPORTING)
         self._set_status(state="exporting")
-        self._exporter.export_best(step)
-        if self._is_first:
+        if self._exporter.export_best(step) and self._is_first:
             write_json(self._run_dir.best_json, without_infinities({"step": step, **outcome.values}))
 
     def _verdict(self) -> str:
         progress = self._progress
         if progress.best_step > 0:
             link = self._run_dir.best_export if self._config.lora.exports_model else self._run_dir.best_adapter
-            return f"best evaluation loss: {progress.best_loss:.4f} at step {progress.best_step}, kept as {link}"
+            is_kept = self._exporter.best_step == progress.best_step
+            kept = f"kept as {link}" if is_kept else "which could not be exported"
+            return f"best evaluation loss: {progress.best_loss:.4f} at step {progress.best_step}, {kept}"
         return "no evaluation was better than the one before the first step: no best model was kept"
 
 
