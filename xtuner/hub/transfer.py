@@ -103,11 +103,15 @@ class Transfer:
         gathered = self._target.partial_path(file)
         return min(gathered.stat().st_size, file.size) if gathered.is_file() else 0
 
+    def stop(self) -> None:
+        """Let `run` end soon with what has come; for any thread."""
+        self._stop.set()
+
     def run(self, on_progress: Callable[[TransferProgress], None], on_notice: Callable[[str], None]) -> None:
         """Fetch; both functions are called from this thread.
 
         Raises:
-            StoppedAndSaved: Ctrl-C; what came is on disk, and the next call goes on from there.
+            StoppedAndSaved: Ctrl-C or `stop`; what came is on disk, and the next call goes on from there.
             XTunerError: as `explained` and `Fetcher.fetch`.
         """
         # Daemons: one that waits for a silent server cannot be woken, and must not keep the program from leaving.
@@ -116,21 +120,26 @@ class Transfer:
             with library_notices(self._client, self._notices.put):
                 for worker in workers:
                     worker.start()
-                while any(worker.is_alive() for worker in workers) and self._error is None:
+                while self._goes_on(workers):
                     time.sleep(_POLL_S)
                     self._tell(on_progress, on_notice)
                 self._tell(on_progress, on_notice)
-            if self._error is None:
+            if self._num_done == self.num_files:
                 with explained(self._client, self._plan.repo_id, self._plan.revision):
                     self._target.finish(self._plan)
                 return
         except KeyboardInterrupt:
-            self._stop_workers(workers)
-            raise self._stopped_by_user() from None
+            self.stop()
+        is_stopped = self._stop.is_set()
         self._stop_workers(workers)
+        if is_stopped:
+            raise self._stopped_by_user()
         with explained(self._client, self._plan.repo_id, self._plan.revision):
             assert self._error is not None
             raise self._error
+
+    def _goes_on(self, workers: list[threading.Thread]) -> bool:
+        return self._error is None and not self._stop.is_set() and any(worker.is_alive() for worker in workers)
 
     def _work(self) -> None:
         while not self._stop.is_set():
