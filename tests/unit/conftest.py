@@ -1,5 +1,6 @@
-"""A Hub on loopback, and an environment without one of the user's own."""
+"""What tests of downloads share: a Hub on loopback, an environment without one of the user's own, the command."""
 
+import sys
 import time
 from types import SimpleNamespace
 
@@ -37,3 +38,18 @@ def hub(monkeypatch, tmp_path):
     yield start
     for server in servers:
         server.__exit__()
+
+
+@pytest.fixture
+def download(monkeypatch, capsys):
+    """`download(*arguments)` runs `xtuner download` in this process: exit code, stdout, stderr."""
+    from xtuner.cli.app import run
+
+    def call(*arguments):
+        arguments = ["download", *map(str, arguments)]
+        monkeypatch.setattr(sys, "argv", ["xtuner", *arguments])
+        with pytest.raises(SystemExit) as left:
+            run(arguments)
+        return left.value.code or 0, *capsys.readouterr()
+
+    return call
