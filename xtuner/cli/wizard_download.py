@@ -9,6 +9,7 @@ from xtuner.errors import StoppedAndSaved, XTunerError
 from xtuner.hub.cache_download import CacheDownload, cached_model, plan_into_cache
 from xtuner.hub.hub_client import choose_endpoint
 from xtuner.hub.hub_repo import parse_repo
+from xtuner.hub.library_notices import silence_library
 from xtuner.hub.sizes import shown_size
 from xtuner.language import _
 from xtuner.tui.wizard.download_words import endpoint_words, plan_lines, progress_words
@@ -37,6 +38,7 @@ def _download(answer: str, ask: Callable[[str], str]) -> Path | None:
         console.say(_("{repo_id} is in the Hub cache already:").format(repo_id=repo_id) + f" {cached}")
         if ask(_("Enter uses it, n asks the Hub for the newest: ")) != "n":
             return cached
+    silence_library()
     said = _("asking {endpoint} for {repo_id} …")
     console.say(said.format(endpoint=endpoint_words(endpoint), repo_id=repo_id))
     try:

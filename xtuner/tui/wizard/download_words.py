@@ -42,7 +42,7 @@ def plan_lines(planned: CacheDownload) -> list[str]:
 
 def progress_words(progress: TransferProgress) -> str:
     """How far it is, on one line."""
-    said = _("{done} of {total} ({share} %), {num_done} of {num_files} files, {speed}").format(
+    said = _("downloaded {done} of {total} ({share} %), {num_done} of {num_files} files, {speed}").format(
         done=shown_size(progress.done_bytes),
         total=shown_size(progress.total_bytes),
         share=_percent(progress.done_bytes, progress.total_bytes),
