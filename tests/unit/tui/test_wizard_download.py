@@ -5,8 +5,10 @@ from pathlib import Path
 import pytest
 from hub_server import TOKEN, Repo, model_files
 from huggingface_hub import constants
+from rich.cells import cell_len
 from wizard_screen import SIZES, drive
 
+from xtuner.language import speak
 from xtuner.tui.wizard.download_screen import DownloadScreen
 
 COMMIT = "a" * 40
@@ -50,6 +52,7 @@ def test_one_key_shows_the_plan_a_second_one_downloads(server, files, size, capf
         for words in ("org/tiny", f"main ({COMMIT[:12]})", f"{server.url} (HF_ENDPOINT)", "7 files", "free disk"):
             assert words in screen.one_line
         assert server.downloads("safetensors") == [] and not _snapshot().exists()
+        await _check_frame_in_chinese(screen, size)
         _check_frame(screen, size)
         await screen.press("enter")
         await screen.wait_for("OK: this model can be trained")
@@ -65,6 +68,58 @@ def test_one_key_shows_the_plan_a_second_one_downloads(server, files, size, capf
 def _check_frame(screen, size):
     """The box stands whole on the screen."""
     assert len(screen.lines) == size[1] and {"╭", "╮", "╰", "╯"} <= set(screen.text)
+
+
+async def _check_frame_in_chinese(screen, size):
+    """Characters of two cells leave the box as it is."""
+    speak("zh")
+    try:
+        screen.app.screen.show()
+        await screen.wait_for("Enter：下载")
+        _check_frame(screen, size)
+        assert {cell_len(line) for line in screen.lines} == {size[0]}
+    finally:
+        speak("en")
+    screen.app.screen.show()
+    await screen.wait_for("Enter: download")
+
+
+def test_a_hub_that_does_not_answer_is_left_and_asked_again(server):
+    server.fault("/api/models/org/tiny/revision", stall=True)
+
+    async def steps(screen):
+        await _name_model(screen)
+        await screen.press("ctrl+r")
+        await screen.wait_for(f"asking {server.url} (HF_ENDPOINT) for org/tiny")
+        await screen.until(lambda: server.requests)
+        await screen.press("escape")
+        assert not isinstance(screen.app.screen, DownloadScreen)
+        await screen.wait_for("Ctrl+R downloads")
+        server.release.set()
+        await screen.press("ctrl+r")
+        await screen.wait_for("Enter: download")
+
+    drive(steps)
+
+
+def test_a_failure_in_the_background_is_told_and_shown(server):
+    server.fault(SHARD, stall=True)
+
+    async def steps(screen):
+        await _name_model(screen)
+        await screen.press("ctrl+r")
+        await screen.wait_for("Enter: download")
+        await screen.press("enter")
+        await screen.wait_for("6 of 7 files")
+        await screen.press("b", "f2")
+        server.fault(SHARD, status=403, times=100)
+        server.release.set()
+        await screen.until(lambda: [note for note in screen.app._notifications if "HTTP 403" in note.message])
+        await screen.press("f1", "ctrl+r")
+        await screen.wait_for("Enter: try again")
+        assert "HTTP 403" in screen.one_line
+
+    drive(steps)
 
 
 def test_stopped_in_the_middle_it_goes_on_from_there(server, files):

@@ -161,6 +161,8 @@ class WizardApp(App[LaunchPlan | None]):
         elif isinstance(screen, DownloadScreen):
             screen.show()
         else:
+            if state is not None and state.stage == "failed" and state.error is not None:
+                self.notify(visible(state.error.message), severity="error", markup=False)
             self._show()
 
     def on_crashed(self, message: Crashed) -> None:
@@ -239,7 +241,8 @@ class WizardApp(App[LaunchPlan | None]):
         inspection = self._inspection
         if len(self.screen_stack) > 1:
             return
-        if inspection and inspection.names_hub_model and self._inspected == self._answers:
+        is_named = inspection and inspection.names_hub_model and self._inspected == self._answers
+        if is_named or (self._current == "model" and self._download.state is not None):
             self._show_download()
             return
         if inspection and inspection.model and inspection.model.suggestion:
