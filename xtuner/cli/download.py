@@ -2,10 +2,7 @@
 
 import os
 import shlex
-import shutil
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -14,7 +11,7 @@ import typer
 from xtuner.cli import console
 from xtuner.cli.download_text import plan_lines, verdict_lines
 from xtuner.cli.progress import downloading_bar
-from xtuner.errors import EnvironmentFault, ModelError, StoppedAndSaved
+from xtuner.errors import ModelError, StoppedAndSaved
 
 if TYPE_CHECKING:
     from xtuner.hub.download_plan import DownloadPlan
@@ -57,6 +54,7 @@ def command(
       xtuner download Qwen/Qwen3-8B --local-dir models/Qwen3-8B
       xtuner sft --load-from "$(xtuner download Qwen/Qwen3-0.6B)" --dataset chats.jsonl
     """
+    from xtuner.hub.cache_download import offering_what_is_cached
     from xtuner.hub.download_plan import Selection
     from xtuner.hub.hub_client import choose_endpoint, connect
     from xtuner.hub.hub_errors import explained
@@ -68,7 +66,7 @@ def command(
         _check_place(local_dir)
     hub = choose_endpoint(endpoint, mirror)
     try:
-        with _offering_what_is_cached(repo_id):
+        with offering_what_is_cached(repo_id):
             client = connect(hub, token_file)
             _say_endpoint(client)
             plan = make_plan(client, repo_id, revision, Selection(include or (), exclude or ()), console.say)
@@ -92,17 +90,19 @@ def download(
     Raises:
         XTunerError: the download failed or was stopped, or what came cannot be trained.
     """
+    from xtuner.hub.cache_layout import hub_cache
     from xtuner.hub.download_target import CacheTarget, LocalTarget, check_in_the_way
+    from xtuner.hub.free_disk import check_disk
     from xtuner.hub.transfer import Transfer
 
-    cached = CacheTarget(_cache_dir(), plan)
+    cached = CacheTarget(hub_cache(), plan)
     target = cached if local_dir is None else LocalTarget(local_dir, cached)
     if isinstance(target, LocalTarget) and not force:
         check_in_the_way(target, plan)
     transfer = Transfer(client, plan, target, force=force)
     if dry_run:
         _tell_plan(plan, target, transfer, as_json=as_json)
-        _check_disk(target.model_dir, transfer.missing_bytes())
+        check_disk(target.model_dir, transfer.missing_bytes())
         return
     if isinstance(target, LocalTarget) and transfer.num_files and not force:
         choice = _offer_cached(cached, plan, target)
@@ -125,27 +125,6 @@ def _check_place(local_dir: Path) -> None:
             raise ModelError(finding.message, hint=finding.hint)
 
 
-@contextmanager
-def _offering_what_is_cached(repo_id: str) -> Iterator[None]:
-    """Without network or access, an older download in the Hub cache may do."""
-    try:
-        yield
-    except EnvironmentFault as error:
-        from xtuner.hub.download_target import newest_snapshot
-
-        snapshot = newest_snapshot(_cache_dir(), repo_id)
-        if snapshot is None:
-            raise
-        offer = f"or use what the Hub cache has: xtuner sft --load-from {shlex.quote(str(snapshot))}"
-        raise EnvironmentFault(error.message, hint=f"{error.hint}\n{offer}") from None
-
-
-def _cache_dir() -> Path:
-    from huggingface_hub.constants import HF_HUB_CACHE
-
-    return Path(HF_HUB_CACHE).expanduser()
-
-
 def _say_endpoint(client: "HubClient") -> None:
     endpoint = client.endpoint
     if not endpoint.is_default:
@@ -164,19 +143,6 @@ def _tell_plan(
         console.data_json(values)
     else:
         console.data("\n".join(plan_lines(plan, target.model_dir, there, transfer.missing_bytes())))
-
-
-def _check_disk(directory: Path, missing_bytes: int) -> None:
-    """Refuse before the first byte what cannot fit."""
-    from xtuner.hub.findings import shown_path
-    from xtuner.hub.sizes import shown_size
-
-    existing = next(folder for folder in (directory.absolute(), *directory.absolute().parents) if folder.is_dir())
-    free_bytes = shutil.disk_usage(existing).free
-    if missing_bytes > free_bytes:
-        free = f"{shown_path(existing)} has {shown_size(free_bytes)} free"
-        message = f"{shown_size(missing_bytes)} are to be downloaded, and {free}"
-        raise EnvironmentFault(message, hint="free some space, or choose another disk with --local-dir")
 
 
 def _offer_cached(cached: "CacheTarget", plan: "DownloadPlan", target: "LocalTarget") -> str:
@@ -199,13 +165,14 @@ def _offer_cached(cached: "CacheTarget", plan: "DownloadPlan", target: "LocalTar
 
 
 def _carry_out(plan: "DownloadPlan", target: "CacheTarget | LocalTarget", transfer: "Transfer") -> None:
+    from xtuner.hub.free_disk import check_disk
     from xtuner.hub.sizes import shown_size
 
     if not transfer.num_files:
         console.say(f"{plan.repo_id} is there already: all {len(plan.files)} files")
     else:
         missing_bytes = transfer.missing_bytes()
-        _check_disk(target.model_dir, missing_bytes)
+        check_disk(target.model_dir, missing_bytes)
         kept = transfer.total_bytes - missing_bytes
         resumed = f", {shown_size(kept)} of them are here already" if kept else ""
         total = f"{transfer.num_files} files, {shown_size(transfer.total_bytes)}{resumed}"

@@ -4,7 +4,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Protocol, TypeVar
 
 from xtuner.cli import console
 from xtuner.run.text import visible
@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from xtuner.hub.transfer import TransferProgress
 
 _SAY_EVERY_S = 5.0
+_Progress = TypeVar("_Progress")
 
 
 @contextmanager
@@ -97,13 +98,18 @@ class _Sentence(Protocol):
 
 
 def _say_now_and_then() -> Callable[[_Sentence], None]:
+    return say_now_and_then(lambda progress: progress.sentence())
+
+
+def say_now_and_then(words: Callable[[_Progress], str]) -> Callable[[_Progress], None]:
+    """A function to call with each progress; every few seconds it says `words` of it on a line."""
     said_at = time.monotonic()
 
-    def say(progress: _Sentence) -> None:
+    def say(progress: _Progress) -> None:
         nonlocal said_at
         if time.monotonic() - said_at >= _SAY_EVERY_S:
             said_at = time.monotonic()
-            console.say(progress.sentence())
+            console.say(words(progress))
 
     return say
 

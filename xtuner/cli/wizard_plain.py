@@ -5,6 +5,7 @@ from pathlib import Path
 
 from xtuner.cli import console
 from xtuner.cli.preview_text import show_view
+from xtuner.cli.wizard_download import download_plainly
 from xtuner.errors import XTunerError
 from xtuner.language import N_, _
 from xtuner.launch.plan import LaunchPlan
@@ -110,7 +111,10 @@ class _Prompts:
             console.say(f"{_(_WORDS[remark.state])}: {remark.text}")
             if remark.hint:
                 console.say(_("  hint: {hint}").format(hint=remark.hint))
-        if step.name == "model" and inspection.model and inspection.model.ok:
+        if step.name == "model" and inspection.names_hub_model:
+            said = _("f downloads {repo_id} from the Hub; it says how much first")
+            console.say(said.format(repo_id=self._answers.text("load_from")))
+        elif step.name == "model" and inspection.model and inspection.model.ok:
             console.say(_("OK: this model can be trained"))
         elif step.name == "data" and self._look is not None:
             console.say("\n".join(self._look.lines(_WIDTH)))
@@ -179,7 +183,12 @@ class _Prompts:
 
     def _mend(self) -> None:
         inspection = self._inspect()
-        if inspection.model and inspection.model.suggestion:
+        if inspection.names_hub_model:
+            path = download_plainly(self._answers.text("load_from"), _input)
+            if path is None:
+                return
+            self._answers.set("load_from", str(path), "fix")
+        elif inspection.model and inspection.model.suggestion:
             self._answers.set("load_from", str(inspection.model.suggestion), "fix")
         elif inspection.fit:
             self._answers.apply(inspection.fit.changes)

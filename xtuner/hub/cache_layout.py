@@ -60,6 +60,20 @@ class CacheLayout:
     chosen: Snapshot | None
 
 
+def hub_cache() -> Path:
+    """Where `huggingface_hub` keeps what it downloads: its environment variables, in its order, without its import."""
+    if given := os.environ.get("HF_HUB_CACHE") or os.environ.get("HUGGINGFACE_HUB_CACHE"):
+        return _expanded(given)
+    if home := os.environ.get("HF_HOME"):
+        return _expanded(home) / "hub"
+    cache = os.environ.get("XDG_CACHE_HOME")
+    return (_expanded(cache) if cache else Path.home() / ".cache") / "huggingface" / "hub"
+
+
+def _expanded(text: str) -> Path:
+    return Path(os.path.expandvars(os.path.expanduser(text)))
+
+
 def recognise_cache(path: Path) -> CacheLayout | None:
     """The Hub cache part that `path` is, or None."""
     if path.name == "snapshots" and (_is_repo(path.parent) or path.parent.name.startswith(_PREFIX)):

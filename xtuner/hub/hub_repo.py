@@ -18,12 +18,13 @@ from xtuner.hub.weights import INDEX, read_index
 if TYPE_CHECKING:
     from huggingface_hub.hf_api import RepoFile
 
+DEFAULT_REVISION = "main"
 _TIMEOUT_S = 30
 _HEX_40 = re.compile(r"[0-9a-f]{40}")
 _HEX_64 = re.compile(r"[0-9a-f]{64}")
 _REPO_ID = re.compile(r"[\w][\w.-]*(/[\w][\w.-]*)?")
 _ADDRESS = re.compile(
-    r"https?://[^/]+/(?P<repo>[\w][\w.-]*/[\w][\w.-]*)(/(tree|blob|resolve)/(?P<revision>[^/?#]+).*)?/?"
+    r"(https?:/+[^/]+|(www\.)?(huggingface\.co|hf-mirror\.com))/(?P<repo>[\w][\w.-]*/[\w][\w.-]*)(/(tree|blob|resolve)/(?P<revision>[^/?#]+).*)?/?"
 )
 
 
@@ -39,7 +40,7 @@ def parse_repo(text: str, revision: str | None = None) -> tuple[str, str]:
     if not is_name or repo_id.startswith(("datasets/", "spaces/")):
         hint = "name it as the Hub does: Qwen/Qwen3-8B, or the address of its page"
         raise UsageError(f"{shown(text)!r} is not the name of a model on the Hub", hint=hint)
-    revision = revision or (address["revision"] if address else None) or "main"
+    revision = revision or (address["revision"] if address else None) or DEFAULT_REVISION
     if not re.fullmatch(r"[\w][\w./-]*", revision) or ".." in revision.split("/"):
         raise UsageError(f"--revision {shown(revision)!r} is no branch, tag or commit", hint="such as main")
     return repo_id, revision

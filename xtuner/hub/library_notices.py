@@ -22,6 +22,17 @@ def library_notices(client: HubClient, on_notice: Notice) -> Iterator[None]:
         logger.handlers = handlers
 
 
+def silence_library() -> None:
+    """From now on what huggingface_hub logs is lost, but for `library_notices`.
+
+    For programs with a screen: a thread that a stopped download left waiting may still have something to say, and
+    would say it across the screen.
+    """
+    from huggingface_hub.utils import logging as library_logging
+
+    library_logging.get_logger().handlers = [logging.NullHandler()]
+
+
 class _NoticeHandler(logging.Handler):
     def __init__(self, client: HubClient, on_notice: Notice) -> None:
         super().__init__(logging.WARNING)

@@ -1,5 +1,6 @@
 """The progress bars that huggingface_hub draws, turned into a function call: this program draws its own."""
 
+import threading
 from collections.abc import Callable
 from typing import Any
 
@@ -22,4 +23,6 @@ def counting_bar(on_bytes: Callable[[int], None]) -> type[Any]:
             on_bytes(int(n or 0))
             return None
 
+    # The default is a lock of processes too, whose tracking process cannot be started while a screen has stderr.
+    CountingBar.set_lock(threading.RLock())
     return CountingBar

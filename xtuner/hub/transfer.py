@@ -25,6 +25,8 @@ _POLL_S = 0.1
 # Long enough for a chunk that is being written, short for someone who pressed Ctrl-C.
 _GRACE_S = 2.0
 _SPEED_OVER_S = 10.0
+# Threads of transfers that were stopped, which wait for a silent server and hold their files until it times out.
+_lingering: list[threading.Thread] = []
 
 
 @dataclass(frozen=True)
@@ -103,34 +105,52 @@ class Transfer:
         gathered = self._target.partial_path(file)
         return min(gathered.stat().st_size, file.size) if gathered.is_file() else 0
 
+    def stop(self) -> None:
+        """Let `run` end soon with what has come; for any thread."""
+        self._stop.set()
+
     def run(self, on_progress: Callable[[TransferProgress], None], on_notice: Callable[[str], None]) -> None:
         """Fetch; both functions are called from this thread.
 
         Raises:
-            StoppedAndSaved: Ctrl-C; what came is on disk, and the next call goes on from there.
+            StoppedAndSaved: Ctrl-C or `stop`; what came is on disk, and the next call goes on from there.
             XTunerError: as `explained` and `Fetcher.fetch`.
         """
         # Daemons: one that waits for a silent server cannot be woken, and must not keep the program from leaving.
         workers = [threading.Thread(target=self._work, daemon=True) for _ in range(min(_NUM_WORKERS, len(self._files)))]
         try:
+            self._await_earlier(on_notice)
             with library_notices(self._client, self._notices.put):
-                for worker in workers:
+                for worker in () if self._stop.is_set() else workers:
                     worker.start()
-                while any(worker.is_alive() for worker in workers) and self._error is None:
+                while self._goes_on(workers):
                     time.sleep(_POLL_S)
                     self._tell(on_progress, on_notice)
                 self._tell(on_progress, on_notice)
-            if self._error is None:
+            if self._num_done == self.num_files:
                 with explained(self._client, self._plan.repo_id, self._plan.revision):
                     self._target.finish(self._plan)
                 return
         except KeyboardInterrupt:
-            self._stop_workers(workers)
-            raise self._stopped_by_user() from None
+            self.stop()
+        is_stopped = self._stop.is_set()
         self._stop_workers(workers)
+        if is_stopped:
+            raise self._stopped_by_user()
         with explained(self._client, self._plan.repo_id, self._plan.revision):
             assert self._error is not None
             raise self._error
+
+    def _await_earlier(self, on_notice: Callable[[str], None]) -> None:
+        """What an earlier transfer of this process has let go of but for a read can be fetched only after that."""
+        _lingering[:] = [thread for thread in _lingering if thread.is_alive()]
+        if _lingering:
+            on_notice("waiting for the last connection of the download that was stopped")
+        while any(thread.is_alive() for thread in _lingering) and not self._stop.is_set():
+            time.sleep(_POLL_S)
+
+    def _goes_on(self, workers: list[threading.Thread]) -> bool:
+        return self._error is None and not self._stop.is_set() and any(worker.is_alive() for worker in workers)
 
     def _work(self) -> None:
         while not self._stop.is_set():
@@ -178,6 +198,7 @@ class Transfer:
         for worker in workers:
             if worker.ident is not None:
                 worker.join(max(0.0, give_up_at - time.monotonic()))
+        _lingering.extend(worker for worker in workers if worker.is_alive())
 
     def _stopped_by_user(self) -> StoppedAndSaved:
         # What was counted, and for files that were not reached yet what an earlier call left.

@@ -1,11 +1,16 @@
 """Which Hub is asked, with which token, for which repository."""
 
+import importlib.util
+from pathlib import Path
+
 import pytest
 from hub_server import TOKEN
 
 from xtuner.errors import EnvironmentFault, UsageError
+from xtuner.hub.cache_layout import hub_cache
 from xtuner.hub.hub_client import DEFAULT_ENDPOINT, Endpoint, HubClient, choose_endpoint, connect
 from xtuner.hub.hub_repo import parse_repo
+from xtuner.hub.tqdm_bridge import counting_bar
 
 
 @pytest.fixture(autouse=True)
@@ -103,6 +108,8 @@ def test_offline_by_the_environment(monkeypatch):
         ("https://huggingface.co/Qwen/Qwen3-8B", ("Qwen/Qwen3-8B", "main")),
         ("https://hf-mirror.com/Qwen/Qwen3-8B/", ("Qwen/Qwen3-8B", "main")),
         ("https://huggingface.co/Qwen/Qwen3-8B/tree/v1.0", ("Qwen/Qwen3-8B", "v1.0")),
+        ("https:/huggingface.co/Qwen/Qwen3-8B", ("Qwen/Qwen3-8B", "main")),  # as a path has it
+        ("huggingface.co/Qwen/Qwen3-8B/tree/v1.0", ("Qwen/Qwen3-8B", "v1.0")),
         ("https://huggingface.co/Qwen/Qwen3-8B/blob/main/config.json", ("Qwen/Qwen3-8B", "main")),
     ],
 )
@@ -123,6 +130,42 @@ def test_what_is_no_repository(text):
 def test_what_is_no_revision(revision):
     with pytest.raises(UsageError, match="no branch, tag or commit"):
         parse_repo("org/name", revision)
+
+
+def test_no_lock_of_processes_is_made_for_a_bar_that_shows_nothing(monkeypatch):
+    """While a screen has stderr, the process that tracks such locks cannot be started."""
+    from tqdm.std import TqdmDefaultWriteLock, tqdm
+
+    monkeypatch.delattr(TqdmDefaultWriteLock, "mp_lock", raising=False)
+    monkeypatch.delattr(tqdm, "_lock", raising=False)
+    counted = []
+    with counting_bar(counted.append)(total=3, name="huggingface_hub.xet_get") as bar:
+        bar.update(2)
+    assert counted == [2] and not hasattr(TqdmDefaultWriteLock, "mp_lock")
+    tqdm(disable=True)  # the control
+    assert hasattr(TqdmDefaultWriteLock, "mp_lock")
+
+
+@pytest.mark.parametrize(
+    ("environment", "cache"),
+    [
+        ({}, "~/.cache/huggingface/hub"),
+        ({"XDG_CACHE_HOME": "/xdg"}, "/xdg/huggingface/hub"),
+        ({"XDG_CACHE_HOME": "/xdg", "HF_HOME": "$HOME/hf"}, "~/hf/hub"),
+        ({"HF_HOME": "/hf", "HUGGINGFACE_HUB_CACHE": "~/old"}, "~/old"),
+        ({"HUGGINGFACE_HUB_CACHE": "/old", "HF_HUB_CACHE": "/new"}, "/new"),
+    ],
+)
+def test_the_cache_is_where_huggingface_hub_has_it(monkeypatch, environment, cache):
+    for name in ("XDG_CACHE_HOME", "HF_HOME", "HUGGINGFACE_HUB_CACHE", "HF_HUB_CACHE"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    assert hub_cache() == Path(cache).expanduser()
+    spec = importlib.util.find_spec("huggingface_hub.constants")
+    constants = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(constants)
+    assert str(hub_cache()) == constants.HF_HUB_CACHE
 
 
 def test_a_client_asks_its_own_endpoint():

@@ -1,6 +1,5 @@
 """The screen of the guided launch: keys and messages meet here; judging is the worker's, drawing the widgets'."""
 
-import shlex
 from itertools import count
 from pathlib import Path
 from typing import ClassVar
@@ -20,11 +19,13 @@ from xtuner.run.text import visible
 from xtuner.tui.wizard.answers import Answers, config_yaml, keep
 from xtuner.tui.wizard.candidates import Candidate
 from xtuner.tui.wizard.data_look import DataLook, LookRequest
+from xtuner.tui.wizard.download_screen import DownloadScreen
+from xtuner.tui.wizard.download_words import offer_words
 from xtuner.tui.wizard.field_row import FieldRow
-from xtuner.tui.wizard.fields import Field
 from xtuner.tui.wizard.inspection import Inspection, Inspector, with_look
 from xtuner.tui.wizard.key_hints import KeyHints
-from xtuner.tui.wizard.panels import panel
+from xtuner.tui.wizard.model_download import ModelDownload, Told
+from xtuner.tui.wizard.panels import about, command_text, panel
 from xtuner.tui.wizard.quit_screen import QuitScreen
 from xtuner.tui.wizard.rail import Rail
 from xtuner.tui.wizard.review import command_line, review_lines
@@ -32,7 +33,6 @@ from xtuner.tui.wizard.step_pane import StepPane
 from xtuner.tui.wizard.step_timer import StepTimer, Timed
 from xtuner.tui.wizard.steps import STEPS, StepName, apply_preset
 from xtuner.tui.wizard.worker import Crashed, Inspected, Looked, Worker
-from xtuner.v1.config.required import missing_flags
 
 _TYPING_PAUSE_S = 0.3  # after which what was typed is judged
 _STEPS = {step.name: step for step in STEPS}
@@ -90,6 +90,7 @@ class WizardApp(App[LaunchPlan | None]):
         self._launches = False  # asked for, while answers are still judged
         self._worker = Worker(inspector, self.post_message)
         self._step_timer = StepTimer(self.post_message)
+        self._download = ModelDownload(self.post_message)
         # Held, not queried: messages arrive while a question lies above.
         self._rail = Rail()
         self._switcher = ContentSwitcher(id="steps")
@@ -114,6 +115,7 @@ class WizardApp(App[LaunchPlan | None]):
         """Nothing outlives the screen."""
         self._worker.stop()
         self._step_timer.stop()
+        self._download.stop()
 
     # What threads tell.
 
@@ -145,6 +147,23 @@ class WizardApp(App[LaunchPlan | None]):
     def on_timed(self, _message: Timed) -> None:
         """Show how the timing goes, or what came of it."""
         self._show()
+
+    def on_told(self, message: Told) -> None:
+        """Show how the download goes; its end is an answer."""
+        if not self._download.take(message):
+            return
+        state, screen = self._download.state, self.screen
+        if state is not None and state.stage == "done":
+            self._download.forget()
+            if isinstance(screen, DownloadScreen):
+                screen.dismiss(None)
+            self._take_model(state.answer, state.model_dir)
+        elif isinstance(screen, DownloadScreen):
+            screen.show()
+        else:
+            if state is not None and state.stage == "failed" and state.error is not None:
+                self.notify(visible(state.error.message), severity="error", markup=False)
+            self._show()
 
     def on_crashed(self, message: Crashed) -> None:
         """Leave; `run_wizard` raises it."""
@@ -178,7 +197,7 @@ class WizardApp(App[LaunchPlan | None]):
     def on_descendant_focus(self, event: DescendantFocus) -> None:
         """Say what the question means."""
         row = next((node for node in event.widget.ancestors_with_self if isinstance(node, FieldRow)), None)
-        self._about.update(_about(row.field) if row else "")
+        self._about.update(about(row.field) if row else "")
 
     def on_resize(self) -> None:
         """Lay the panel out anew."""
@@ -218,8 +237,14 @@ class WizardApp(App[LaunchPlan | None]):
         self._panes[self._current].scroll_panel(direction)
 
     def action_mend(self) -> None:
-        """Take the model directory that must be meant, or the changes that let the run fit."""
+        """Take the model directory that must be meant, download it, or take the changes that let the run fit."""
         inspection = self._inspection
+        if len(self.screen_stack) > 1:
+            return
+        is_named = inspection and inspection.names_hub_model and self._inspected == self._answers
+        if is_named or (self._current == "model" and self._download.state is not None):
+            self._show_download()
+            return
         if inspection and inspection.model and inspection.model.suggestion:
             self._answers.set("load_from", str(inspection.model.suggestion), "fix")
         elif inspection and inspection.fit:
@@ -277,7 +302,9 @@ class WizardApp(App[LaunchPlan | None]):
 
     def action_leave(self) -> None:
         """Ask first where something was answered."""
-        if self._answers == self._begun_with:
+        if isinstance(self.screen, DownloadScreen):
+            self.screen.action_leave()
+        elif self._answers == self._begun_with:
             self.exit(None)
         elif len(self.screen_stack) == 1:
             self.push_screen(QuitScreen(), self._leave_if)
@@ -292,6 +319,20 @@ class WizardApp(App[LaunchPlan | None]):
     @property
     def _current(self) -> StepName:
         return self._visited[-1]
+
+    def _show_download(self) -> None:
+        answer = self._answers.text("load_from")
+        if self._download.state is None:
+            self._download.begin(answer)
+        self.push_screen(DownloadScreen(self._download), lambda path: self._take_model(answer, path))
+
+    def _take_model(self, answer: str, path: Path | None) -> None:
+        """Answer with what was downloaded, unless something else than `answer` was typed meanwhile."""
+        if path is not None and self._answers.text("load_from") == answer:
+            self._answers.set("load_from", str(path), "fix")
+        elif path is not None:
+            self.notify(visible(_("downloaded: {path}").format(path=path)), markup=False)
+        self._changed()
 
     def _changed(self) -> None:
         self._update_panes()
@@ -317,14 +358,18 @@ class WizardApp(App[LaunchPlan | None]):
             return
         inspection = self._judged(self._inspection)
         self._rail.states = {step.name: inspection.state(step.name) for step in STEPS}
-        self._command.update(self._command_text(inspection))
+        self._command.update(command_text(self._command_line(inspection), inspection.plan.config))
         pane, hardware = self._panes[self._current], self._inspector.hardware
         if self._current == "review":
             duration = self._step_timer.words(inspection.plan)
             lines = review_lines(self._answers, inspection, self._look, hardware, duration=duration)
             pane.show_panel(Text("\n".join(map(visible, [*lines, "", self._command_line(inspection)]))))
         else:
-            pane.show_panel(panel(self._current, inspection, self._look, hardware, pane.panel_width))
+            text = panel(self._current, inspection, self._look, hardware, pane.panel_width)
+            if self._current == "model" and (inspection.names_hub_model or self._download.state is not None):
+                offer = offer_words(self._download.state, self._answers.text("load_from"))
+                text.append(f"{visible(offer)}\n", "bold")
+            pane.show_panel(text)
         if self._current == "model":
             own = inspection.model.candidates if inspection.model else ()
             meant = [Candidate(path, _("in the directory that is answered")) for path in own]
@@ -332,17 +377,3 @@ class WizardApp(App[LaunchPlan | None]):
 
     def _command_line(self, inspection: Inspection) -> str:
         return command_line(inspection, self._inspector.template.nproc_per_node)
-
-    def _command_text(self, inspection: Inspection) -> Text:
-        text = Text(visible(self._command_line(inspection)))
-        for flag in missing_flags(inspection.plan.config):
-            text.append(f" {flag}=", "")
-            text.append("???", "reverse")
-        return text
-
-
-def _about(field: Field) -> str:
-    unit = f" ({_(field.unit)})" if field.unit else ""
-    default = field.show(field.default)
-    shown = _(default) if field.kind == "switch" else shlex.quote(default) if default else ""
-    return f"{field.flag}{unit}: {field.describe(shown)}"

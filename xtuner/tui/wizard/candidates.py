@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from xtuner.hub.cache_layout import recognise_cache
+from xtuner.hub.cache_layout import hub_cache, recognise_cache
 from xtuner.language import _
 from xtuner.run.atomic import read_json
 from xtuner.run.layout import list_runs
@@ -28,16 +28,6 @@ def find_models(work_dir: Path, here: Path = Path()) -> list[Candidate]:
     for candidate in (*_of_runs(work_dir), *_of_cache(hub_cache()), *_of_directory(here)):
         found.setdefault(os.path.realpath(candidate.path), candidate)
     return list(found.values())[:_MAX_CANDIDATES]
-
-
-def hub_cache() -> Path:
-    """Where `huggingface_hub` keeps what it downloads (its environment variables, in its order)."""
-    if given := os.environ.get("HF_HUB_CACHE"):
-        return Path(given).expanduser()
-    if home := os.environ.get("HF_HOME"):
-        return Path(home).expanduser() / "hub"
-    cache = os.environ.get("XDG_CACHE_HOME")
-    return (Path(cache) if cache else Path.home() / ".cache") / "huggingface" / "hub"
 
 
 def _of_cache(root: Path) -> Iterator[Candidate]:

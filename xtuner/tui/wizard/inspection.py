@@ -66,6 +66,11 @@ class Inspection:
         """Whether the run can be launched."""
         return not any(remark.state in ("open", "error") for remark in self.remarks)
 
+    @property
+    def names_hub_model(self) -> bool:
+        """Whether the answer to the question for the model is the name or the address of one on the Hub."""
+        return self.model is not None and any(finding.code == "HUB_ID" for finding in self.model.findings)
+
     def of_step(self, step: StepName) -> list[Remark]:
         """Its remarks."""
         return [remark for remark in self.remarks if remark.step == step]

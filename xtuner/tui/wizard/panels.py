@@ -1,5 +1,7 @@
 """What stands beside the questions of a step: verdicts, samples, the memory bar. Text in, text out; no widget."""
 
+import shlex
+
 from rich.cells import cell_len
 from rich.text import Text
 
@@ -12,9 +14,12 @@ from xtuner.run.text import visible
 from xtuner.tui.preview.layout import GUTTER, ViewOptions, is_trained, lay_out
 from xtuner.tui.wizard.columns import left, right
 from xtuner.tui.wizard.data_look import DataLook
+from xtuner.tui.wizard.fields import Field
 from xtuner.tui.wizard.inspection import Inspection
 from xtuner.tui.wizard.rail import SIGNS
 from xtuner.tui.wizard.steps import PRESETS, StepName
+from xtuner.v1.config import TrainerConfig
+from xtuner.v1.config.required import missing_flags
 
 _LOOKS = {"trained": "bold underline green", "special": "dim", "error": "bold red", "role": "bold", "rule": "yellow"}
 _STATES = {"error": "bold red", "open": "bold", "warning": "yellow", "ok": ""}
@@ -45,6 +50,23 @@ def panel(step: StepName, inspection: Inspection, look: DataLook | None, hardwar
         text.append(f"{left(_('a checkpoint'), 16)} {disk.checkpoint:>8.2f} GiB\n")
         free = _("{needed:>8.2f} GiB of {free:.2f} GiB free").format(needed=disk.needed, free=disk.free)
         text.append(f"{left(_('all at a time'), 16)} {free}\n")
+    return text
+
+
+def about(field: Field) -> str:
+    """What a question means, with its unit and its default."""
+    unit = f" ({_(field.unit)})" if field.unit else ""
+    default = field.show(field.default)
+    shown = _(default) if field.kind == "switch" else shlex.quote(default) if default else ""
+    return f"{field.flag}{unit}: {field.describe(shown)}"
+
+
+def command_text(command: str, config: TrainerConfig) -> Text:
+    """The command line, and what `config` still lacks."""
+    text = Text(visible(command))
+    for flag in missing_flags(config):
+        text.append(f" {flag}=", "")
+        text.append("???", "reverse")
     return text
 
 
