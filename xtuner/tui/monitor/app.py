@@ -107,7 +107,7 @@ class MonitorApp(App[None]):
 
     def _begin(self) -> None:
         for files in self._compared:
-            self._others.append(_watched(files))
+            self._others.append(self._watched(files))
         if keys_file().exists():
             self._take_user_keys()
         self._frame()
@@ -136,13 +136,18 @@ class MonitorApp(App[None]):
 
     # Which run, and which tab.
 
+    def _watched(self, files: RunFiles) -> "Session":
+        from xtuner.tui.monitor.session import start_session
+
+        return start_session(files)
+
     def show_run(self, files: RunFiles) -> None:
         """Watch this run from now on."""
         from xtuner.tui.monitor.plots import PlotMaker
 
         if self.session is not None:
             self.session.stop()
-        self.session = _watched(files)
+        self.session = self._watched(files)
         self._plots = PlotMaker(self.session)
         for pane in self._panes.values():
             pane.remove()
@@ -374,7 +379,7 @@ class MonitorApp(App[None]):
         """Draw a run beside the one that is shown, or no longer."""
         known = next((session for session in self._others if session.files.path == files.path), None)
         if known is None:
-            self._others.append(_watched(files))
+            self._others.append(self._watched(files))
         else:
             known.stop()
             self._others.remove(known)
@@ -389,12 +394,3 @@ class MonitorApp(App[None]):
         from xtuner.tui.monitor.palette import palette_commands
 
         yield from palette_commands(self, screen)
-
-
-def _watched(files: RunFiles) -> "Session":
-    """A session that reads."""
-    from xtuner.tui.monitor.session import Session
-
-    session = Session(files)
-    session.start()
-    return session

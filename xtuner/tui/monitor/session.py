@@ -175,3 +175,10 @@ class Session:
         loss = next((record[key] for key in ("eval_loss", "loss") if key in record), None)
         if isinstance(loss, int | float) and (bounds is None or step > bounds[1]):
             self.evaluations.append(step, float(loss))
+
+
+def start_session(files: RunFiles) -> Session:
+    """A session that reads."""
+    session = Session(files)
+    session.start()
+    return session
