@@ -31,6 +31,7 @@ from xtuner.run.layout import RunDir
 from xtuner.run.logline import StepLine, format_step, parse
 from xtuner.run.series import Series
 from xtuner.run.store import RunStore
+from xtuner.tui.monitor.session import NUM_PROCESSES
 
 NUM_RANKS = 8
 _ROUNDS = 15
@@ -134,6 +135,21 @@ def _work_dir(args: argparse.Namespace) -> dict[str, float]:
     }
 
 
+def _work_dir_in_processes(args: argparse.Namespace) -> dict[str, float]:
+    """As the dashboard reads it."""
+    (files,) = discover(args.directory / "work")
+    begin, begin_wall = time.process_time(), time.perf_counter()
+    feed, store = Feed(files, num_processes=NUM_PROCESSES), RunStore(files)
+    while not feed.is_whole:
+        store.apply(feed.poll(), time.time())
+    feed.close()
+    return {
+        "processes": NUM_PROCESSES,
+        "all history, s": time.perf_counter() - begin_wall,
+        "of that, CPU s of the screen's process": time.process_time() - begin,
+    }
+
+
 def _steady_few(args: argparse.Namespace) -> dict[str, float]:
     return _steady(args.directory / "few", num_ranks=NUM_RANKS, steps_per_s=2, seconds=20)
 
@@ -203,6 +219,7 @@ def _keys(args: argparse.Namespace) -> dict[str, float]:
 _MEASUREMENTS: dict[str, Callable[[argparse.Namespace], dict[str, float]]] = {
     "parser": _parser,
     "work dir": _work_dir,
+    "work dir, read in processes": _work_dir_in_processes,
     "8 ranks, 2 steps/s": _steady_few,
     "1,024 rank files, 1 line/s": _steady_many,
     "columns": _columns,

@@ -19,7 +19,7 @@ from xtuner.tui.monitor.reader import Reader
 _APPLY_S = 0.015
 _LOOK_S = 2.0
 _NUM_PAST_ALERTS = 50
-_MAX_PROCESSES = 4
+NUM_PROCESSES = min(4, os.cpu_count() or 1)  # that read a long past
 
 
 class PastAlert(NamedTuple):
@@ -57,7 +57,7 @@ class Session:
         self.is_gone = False
         self.revision = 0
         self._health = Health(self.store, self.facts)
-        self._feed = Feed(files, num_processes=min(_MAX_PROCESSES, os.cpu_count() or 1))
+        self._feed = Feed(files, num_processes=NUM_PROCESSES)
         self._reader = Reader(self._feed)
         self._looked_at = float("-inf")
         self._seen: tuple[object, ...] = ()
