@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterable, Sequence
 from math import inf, isfinite, nan
 from typing import Protocol
 
-from xtuner.run.series import Column, Follower, Series
+from xtuner.run.series import Column, Follower, Series, middle_of
 
 # A rank that is this many samples behind the fastest no longer keeps the band of the others open.
 _BAND_LAG = 64
@@ -190,6 +190,4 @@ def _low_median_high(values: Sequence[float]) -> tuple[float, float, float]:
     if not values:
         return nan, nan, nan
     ordered = sorted(values)
-    middle = len(ordered) // 2
-    median = ordered[middle] if len(ordered) % 2 else (ordered[middle - 1] + ordered[middle]) / 2
-    return ordered[0], median, ordered[-1]
+    return ordered[0], middle_of(ordered), ordered[-1]

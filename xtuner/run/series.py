@@ -240,8 +240,12 @@ def _blocks(values: list[float]) -> "Iterator[tuple[float, ...]]":
 
 def median_of(values: Iterable[float]) -> float:
     """The median of the finite `values`; NaN where there is none."""
-    finite = sorted(filter(isfinite, values))
-    middle = len(finite) // 2
-    if not finite:
+    return middle_of(sorted(filter(isfinite, values)))
+
+
+def middle_of(ordered: Sequence[float]) -> float:
+    """The median of values that are in order, none of them NaN; NaN where there is none."""
+    middle = len(ordered) // 2
+    if not ordered:
         return nan
-    return finite[middle] if len(finite) % 2 else (finite[middle - 1] + finite[middle]) / 2
+    return ordered[middle] if len(ordered) % 2 else (ordered[middle - 1] + ordered[middle]) / 2

@@ -19,7 +19,7 @@ from xtuner.tui.monitor.cards import CARDS
 from xtuner.tui.monitor.plots import CHARTS, PlotChoice, PlotMaker, markers, other_charts
 from xtuner.tui.monitor.run_sections import Sections, sections_of
 from xtuner.tui.monitor.runs import newest_run
-from xtuner.tui.monitor.session import Session
+from xtuner.tui.monitor.session import Session, start_session
 from xtuner.tui.widgets.card import Reading
 from xtuner.tui.widgets.plot import Plot
 from xtuner.tui.widgets.png_plot import draw_png, why_no_png
@@ -83,8 +83,7 @@ def report_newest(path: Path, directory: Path) -> Path:
     """
     newest = newest_run(path)
     check_place(directory, newest.path)
-    session = Session(newest)
-    session.start()
+    session = start_session(newest)
     try:
         while not session.has_past:
             session.tick(time.time())
