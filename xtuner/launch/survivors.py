@@ -1,18 +1,16 @@
 """Ranks that do not notice that another one failed: torchrun asks them to go, and waits half a minute."""
 
 import os
-import re
 import signal
 import time
 from pathlib import Path
 
 from xtuner.errors import StoppedAndSaved
 from xtuner.launch.job import Job
-from xtuner.run.failure import read_failures
+from xtuner.run.failure import asked_to_go, read_failures
 from xtuner.run.process import parent_of
 from xtuner.run.tail import FileTail
 
-_ASKED = re.compile(r"Sending process (\d+) closing signal SIGTERM")
 # A rank that runs Python goes at once. One that waits for a peer inside a collective, or for its address, does not.
 _PATIENCE_S = 2.0
 
@@ -28,8 +26,8 @@ class Survivors:
         """End those whose time is up, unless the ranks of `attempt` are leaving with their state saved."""
         now = time.monotonic()
         for line in self._output.read_lines():
-            if match := _ASKED.search(line):
-                self._asked_at[int(match[1])] = now
+            if signal.SIGTERM.name in line:
+                self._asked_at.update(dict.fromkeys(asked_to_go(line), now))
         late = [pid for pid, asked_at in self._asked_at.items() if now - asked_at >= _PATIENCE_S]
         if not late:
             return

@@ -17,6 +17,8 @@ from xtuner.run.layout import RunDir
 _TRACEBACK_LINES = 12
 _LAUNCH = re.compile(r"torchrun-([0-9]{1,9})")
 _OUTPUT_BYTES = 2**16  # torchrun's summary is the end of what it prints
+# torchrun blames the rank with the smallest timestamp, in whole seconds, and dates one that left no note when it looks.
+_CONSEQUENCE_DELAY_S = 60
 # How gloo and NCCL report that a peer is gone.
 _BROKEN_CONNECTION = (
     "Connection closed by peer",
@@ -96,7 +98,7 @@ def leave_note(failure: RankFailure, kind: str, *places: Path) -> None:
     """
     extra: dict[str, Any] = {
         "py_callstack": failure.traceback,
-        "timestamp": str(int(failure.time)),
+        "timestamp": str(int(failure.time) + (_CONSEQUENCE_DELAY_S if failure.is_consequence else 0)),
         "time": failure.time,
         "rank": failure.rank,
         "step": failure.step,
@@ -176,23 +178,31 @@ class KilledRank:
 def find_killed(torchrun_output: str) -> KilledRank | None:
     """A rank that was killed leaves no note; torchrun's summary still says which and by what signal.
 
-    SIGTERM is how torchrun ends the others.
+    Those that torchrun asked to go are not meant: they end by its signal, or by ours where they do not go.
     """
-    ends = re.findall(r"^\s*rank\s*:\s*(\d+)[^\n]*\n\s*exitcode\s*:\s*-(\d+)", torchrun_output, re.MULTILINE)
-    return _first_killed((int(rank), int(number)) for rank, number in ends)
+    ends = re.findall(r"^\s*rank\s*:\s*(\d+)[^\n]*\n\s*exitcode\s*:\s*(-\d+) \(pid: (\d+)\)", torchrun_output, re.M)
+    return _first_killed(torchrun_output, ends)
 
 
 def find_killed_before_restart(torchrun_output: str) -> KilledRank | None:
     """The same for the last attempt that torchrun gave up to start its ranks again: a summary comes at the end only."""
-    failed = re.findall(r"failed \(exitcode: (-?\d+)\) local_rank: (\d+)", torchrun_output)[-1:]
-    return _first_killed((int(rank), -int(exit_code)) for exit_code, rank in failed if int(exit_code) < 0)
+    failed = re.findall(r"failed \(exitcode: (-?\d+)\) local_rank: (\d+) \(pid: (\d+)\)", torchrun_output)[-1:]
+    return _first_killed(torchrun_output, [(rank, exit_code, pid) for exit_code, rank, pid in failed])
 
 
-def _first_killed(ends: Iterable[tuple[int, int]]) -> KilledRank | None:
-    for rank, number in ends:
-        if number != signal.SIGTERM:
+def asked_to_go(torchrun_output: str) -> list[int]:
+    """Process ids of the ranks that torchrun has sent a signal, as another one failed or it was told to end."""
+    return [int(pid) for pid in re.findall(r"Sending process (\d+) closing signal", torchrun_output)]
+
+
+def _first_killed(torchrun_output: str, ends: Iterable[tuple[str, str, str]]) -> KilledRank | None:
+    """Of ranks, exit codes and process ids, the first that ended by a signal that torchrun did not cause."""
+    asked = asked_to_go(torchrun_output)
+    for rank, exit_code, pid in ends:
+        number = -int(exit_code)
+        if number > 0 and number != signal.SIGTERM and int(pid) not in asked:
             name = signal.Signals(number).name if number in set(signal.Signals) else f"signal {number}"
-            return KilledRank(rank, name)
+            return KilledRank(int(rank), name)
     return None
 
 

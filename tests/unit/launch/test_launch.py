@@ -4,12 +4,14 @@ import json
 import shlex
 import socket
 import subprocess
+import time
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch.distributed.elastic.multiprocessing.errors import ProcessFailure
 
 from xtuner.errors import DataError, EnvironmentFault, TrainingFailed, UsageError
 from xtuner.launch.devices import count_accelerators
@@ -17,7 +19,7 @@ from xtuner.launch.failure import explain_failure
 from xtuner.launch.job import Job, read_job, write_job
 from xtuner.launch.plan import LaunchPlan, sft_command, torchrun_command
 from xtuner.launch.ports import check_endpoint
-from xtuner.run.failure import RankFailure, failures_of, first_failure, forget_failures, leave_note
+from xtuner.run.failure import RankFailure, failures_of, first_failure, forget_failures, leave_note, read_failures
 from xtuner.run.layout import RunDir
 from xtuner.v1.config import TrainerConfig
 
@@ -135,6 +137,29 @@ def test_a_rank_killed_before_a_restart_is_found_in_the_line_about_the_last_atte
     lines += "E0101 api.py:1002] failed (exitcode: -9) local_rank: 1 (pid: 8) of binary: python\n"
     assert explain_failure(tmp_path, lines).message == "rank 1 was ended by SIGKILL and left no message"
     assert "SIGKILL" not in explain_failure(tmp_path, lines + lines.splitlines()[0]).message
+
+
+@pytest.mark.parametrize("signal_name", ["SIGTERM", "SIGKILL"])
+def test_a_rank_that_was_asked_to_go_is_not_blamed(tmp_path, signal_name):
+    """One that does not hear torchrun's signal is killed after it."""
+    _note(tmp_path, 0, message="Connection closed by peer [127.0.0.1]")
+    asked = f"W0101 api.py:900] Sending process 11 closing signal {signal_name}\n"
+    assert explain_failure(tmp_path, asked + SUMMARY).message.startswith("rank 0 failed in step 7: Connection closed")
+    line = "E0101 api.py:1002] failed (exitcode: -9) local_rank: 1 (pid: 11) of binary: python\n"
+    assert "SIGKILL" not in explain_failure(tmp_path, asked + line).message
+
+
+def test_torchrun_blames_a_rank_that_left_no_note_before_one_that_lost_its_peer(tmp_path, monkeypatch):
+    """By whole seconds: that of the note, and that in which torchrun sees that the other is gone."""
+    monkeypatch.setattr(time, "time", lambda: 101.9)
+    lost = RankFailure(0, 5, 100.2, 6, "Connection closed by peer [127.0.0.1]", "", "")
+    leave_note(lost, "RuntimeError", tmp_path / "error.json")
+    failures = [ProcessFailure(0, 7, 6, str(tmp_path / "error.json")), ProcessFailure(1, 8, -9, str(tmp_path / "none"))]
+    assert min(failures, key=lambda failure: failure.timestamp).local_rank == 1
+    assert read_failures(tmp_path) == [lost]
+    leave_note(replace(lost, message="it broke"), "ValueError", tmp_path / "error.json")
+    failures[0] = ProcessFailure(0, 7, 6, str(tmp_path / "error.json"))
+    assert min(failures, key=lambda failure: failure.timestamp).local_rank == 0
 
 
 def test_a_users_mistake_keeps_its_class_and_hint(tmp_path):
