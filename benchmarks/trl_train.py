@@ -57,8 +57,10 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--num-proc", type=int, help="processes that tokenise; default: this one")
     parser.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32")
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
+    parser.add_argument("--attention", default="sdpa", help="attention implementation of transformers")
     parser.add_argument("--random-weights", action="store_true", help="draw the weights of the model's config")
     parser.add_argument("--recompute", action="store_true", help="gradient checkpointing")
+    parser.add_argument("--compile", action="store_true", help="compile the model")
     parser.add_argument("--learning-rates", type=Path, help="JSON list, one for each step")
     return parser.parse_args()
 
@@ -87,12 +89,11 @@ def measure(args: argparse.Namespace, scratch: Path) -> dict[str, Any]:
     from datasets import load_dataset
     from transformers import AutoConfig, AutoModelForCausalLM
 
-    attention = "flash_attention_2" if args.device == "cuda" else "sdpa"
     if args.random_weights:
         model_config = AutoConfig.from_pretrained(args.model)
-        model = AutoModelForCausalLM.from_config(model_config, attn_implementation=attention)
+        model = AutoModelForCausalLM.from_config(model_config, attn_implementation=args.attention)
     else:
-        model = AutoModelForCausalLM.from_pretrained(args.model, dtype="float32", attn_implementation=attention)
+        model = AutoModelForCausalLM.from_pretrained(args.model, dtype="float32", attn_implementation=args.attention)
     dataset = load_dataset("json", data_files=str(args.packs or args.data), split="train")
     rates = json.loads(args.learning_rates.read_text()) if args.learning_rates else None
     times = StepTimes()
@@ -120,6 +121,7 @@ def _config(args: argparse.Namespace, scratch: Path, rates: list[float] | None) 
         use_cpu=args.device == "cpu",
         bf16=args.dtype == "bfloat16",
         gradient_checkpointing=args.recompute,
+        torch_compile=args.compile,
         optim="adamw_torch_fused",
         adam_beta1=0.9,
         adam_beta2=0.95,

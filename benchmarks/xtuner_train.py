@@ -53,6 +53,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--dtype", choices=("auto", "float32", "bfloat16"), default="auto")
     parser.add_argument("--random-weights", action="store_true", help="draw the weights of the model's config")
     parser.add_argument("--recompute", action="store_true", help="compute the blocks again in the backward pass")
+    parser.add_argument("--compile", action="store_true", help="compile the blocks")
     parser.add_argument("--lr", type=float, default=6e-5)
     parser.add_argument("--cache", type=Path, help="a token cache to keep; by default an empty one")
     parser.add_argument(
@@ -91,7 +92,11 @@ def _config(args: argparse.Namespace, scratch: Path) -> "TrainerConfig":
         total_step=args.num_steps,
         lr=args.lr,
         lr_min=min(args.lr, 1e-6),
-        fsdp_config={"compute_dtype": args.dtype, "recompute_ratio": 1.0 if args.recompute else 0.0},
+        fsdp_config={
+            "compute_dtype": args.dtype,
+            "recompute_ratio": 1.0 if args.recompute else 0.0,
+            "torch_compile": args.compile,
+        },
         work_dir=scratch / "runs",
     )
 

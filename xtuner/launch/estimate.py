@@ -30,6 +30,9 @@ BASE_GIB = {"cuda": 0.8, "cpu": 0.39}
 # come last, in one piece. On an accelerator `max_memory` is what tensors take; what its allocator wastes is in
 # `_USABLE`.
 _HEAP_HOLES = 0.27
+# In a tensor each for the threads of forward and backward pass, 32 MiB on a Hopper GPU, less on others
+# (`getChosenWorkspaceSize` in aten/src/ATen/cuda/CublasHandlePool.cpp); part of what `torch.cuda` counts.
+_CUBLAS_GIB = {"cuda": 2 * 32 / 1024, "cpu": 0.0}
 _USABLE = {"cuda": 0.94, "cpu": 0.9}  # of the memory: allocators cannot use every last hole, and others live here too
 
 
@@ -130,7 +133,7 @@ def _num_trained(config: TrainerConfig, sizes: ModelSizes) -> int:
 def _memory(step: StepMemory, peak: Parts) -> Memory:
     """The memory of a device with the tensors of `peak`."""
     held = _HEAP_HOLES * (peak.total - peak.logits) + step.scattered if step.kind == "cpu" else 0.0
-    beside_tensors = held / GIB + BASE_GIB[step.kind]
+    beside_tensors = held / GIB + BASE_GIB[step.kind] + _CUBLAS_GIB[step.kind]
     return Memory(
         parameters=peak.parameters / GIB,
         gradients=peak.gradients / GIB,

@@ -116,8 +116,9 @@ class StepMemory:
 
         As many rows as tokens: how many of them are trained is known only when the data are.
         """
-        hidden, item, num_tokens = self.sizes.block.hidden_size, self._item, self._num_tokens
-        last = num_tokens * hidden * (MASTER_BYTES + 2 * item + 2 * item)
+        block, item, num_tokens = self.sizes.block, self._item, self._num_tokens
+        hidden = block.hidden_size
+        last = num_tokens * (block.norm_bytes(hidden, item, self.kind) + hidden * item + 2 * hidden * item)
         head_gradient = self._head_gradient * MASTER_BYTES
         product = self._head_gradient * item if item != MASTER_BYTES else 0.0  # of a chunk, before it is added
         in_buffer = self._block * item if self._num_shards > 1 else 0.0  # the last block's, until the forward is over
@@ -142,7 +143,7 @@ class StepMemory:
         kept = self._kept_below(index + 1)
         if index < self._num_recomputed:
             kept += self._again
-        own = num_tokens * block.kept_bytes(item, self.config.tp_size)
+        own = num_tokens * block.kept_bytes(item, self.config.tp_size, self.kind)
         passing = num_tokens * block.passing_bytes(item, self.config.tp_size)
         copy = self._copies_of_gloo
         reduced_before = 0.0 if is_last else self._trained_block * MASTER_BYTES
@@ -203,7 +204,7 @@ class StepMemory:
     def _kept_below(self, end: int) -> float:
         """What the first `end` blocks keep for their backward pass; the recomputed ones are the first."""
         block, num_recomputed = self.sizes.block, min(self._num_recomputed, end)
-        kept = block.kept_bytes(self._item, self.config.tp_size)
+        kept = block.kept_bytes(self._item, self.config.tp_size, self.kind)
         return self._num_tokens * (num_recomputed * block.input_bytes(self._item) + (end - num_recomputed) * kept)
 
     @cached_property
@@ -211,7 +212,7 @@ class StepMemory:
         """What a block that is computed again keeps then, besides its input."""
         block, item = self.sizes.block, self._item
         shared = block.input_bytes(item) if item == MASTER_BYTES else 0
-        return self._num_tokens * (block.kept_bytes(item, self.config.tp_size) - shared)
+        return self._num_tokens * (block.kept_bytes(item, self.config.tp_size, self.kind) - shared)
 
     @cached_property
     def _item(self) -> int:

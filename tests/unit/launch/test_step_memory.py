@@ -1,5 +1,7 @@
 """The memory of a step against numbers worked out by hand, for a model whose sizes are powers of two."""
 
+from dataclasses import replace
+
 import pytest
 
 from xtuner.launch.model_sizes import ModelSizes
@@ -41,14 +43,19 @@ KEPT = 6 * H + 4 * H + LSE + 4 * F  # norms with their inputs; queries, keys, va
 
 def test_a_block_keeps_what_autograd_does():
     block = SIZES.block
-    assert block.kept_bytes(4, 1) * 2048 == KEPT * MIB
+    assert block.kept_bytes(4, 1, "cpu") * 2048 == KEPT * MIB
     # In bf16 the input of each norm is copied to fp32, all else is half as large.
-    assert block.kept_bytes(2, 1) * 2048 == (2 * H + 2 * 2 * H / 2 + 4 * H / 2 + LSE + 4 * F / 2) * MIB
-    assert block.kept_bytes(4, 2) * 2048 == (6 * H + (4 * H + LSE + 4 * F) / 2) * MIB
+    assert block.kept_bytes(2, 1, "cpu") * 2048 == (2 * H + 2 * 2 * H / 2 + 4 * H / 2 + LSE + 4 * F / 2) * MIB
+    assert block.kept_bytes(4, 2, "cpu") * 2048 == (6 * H + (4 * H + LSE + 4 * F) / 2) * MIB
     normed = BlockShape(512, 8, 4, 64, 2048, has_head_norms=True)
     plain = BlockShape(512, 8, 4, 64, 2048)
     # What goes into the norm and what is normalised, of eight heads and of four.
-    assert (normed.kept_bytes(4, 1) - plain.kept_bytes(4, 1)) * 2048 == 2 * (H + H / 2) * MIB
+    assert (normed.kept_bytes(4, 1, "cpu") - plain.kept_bytes(4, 1, "cpu")) * 2048 == 2 * (H + H / 2) * MIB
+    # The kernel of a GPU keeps what goes in, of the head norms too.
+    assert block.kept_bytes(2, 1, "cuda") * 2048 == (4 * H / 2 + 4 * H / 2 + LSE + 4 * F / 2) * MIB
+    assert (normed.kept_bytes(2, 1, "cuda") - plain.kept_bytes(2, 1, "cuda")) * 2048 == (H / 2 + H / 4) * MIB
+    other = replace(block, has_plain_norms=False)
+    assert other.kept_bytes(2, 1, "cuda") == block.kept_bytes(2, 1, "cpu")
     assert block.passing_bytes(4, 1) * 2048 == (H + 2 * F) * MIB
 
 
@@ -84,7 +91,8 @@ def test_ranks_hold_buffers_of_what_is_gathered_ahead():
     _, gathered = _moments(world_size=2, fsdp_config={"reshard_after_forward": False})
     assert gathered[10][3] == one[10][3] + 3 * 16
     _, on_devices = _moments("cuda", world_size=2, fsdp_config={"compute_dtype": "float32", "recompute_ratio": 0.0})
-    assert on_devices[10] == (0, *one[10][1:3], one[10][3] + 16)  # NCCL needs none
+    # NCCL needs none, and the norms keep their inputs alone.
+    assert on_devices[10] == (0, one[10][1] - 4 * 2 * H, one[10][2], one[10][3] + 16)
 
 
 def test_recomputed_blocks_keep_their_inputs():
@@ -103,9 +111,9 @@ def test_gradients_of_earlier_packs_are_there_all_the_time():
 
 def test_bf16_on_an_accelerator():
     _, moments = _moments("cuda", fsdp_config={"recompute_ratio": 0.0})
-    kept = 8 + 8 + 8 + LSE + 32
-    # The last norm: a copy in fp32, what is normalised, its output; rows and their gradients. Logits in both dtypes.
-    assert moments[0] == (0, 4 * kept + 4 + 2 + 2 + 2 + 2, 48, 8 + 16 + 8)
+    kept = 8 + 8 + LSE + 32
+    # The last norm: its input and output; rows and their gradients. Logits in both dtypes.
+    assert moments[0] == (0, 4 * kept + 2 + 2 + 2 + 2, 48, 8 + 16 + 8)
     assert moments[11] == (0, 3 * kept + 2 * 2, 0, 8 + 8 + 8 + 8)
     assert moments[12] == (16, 3 * kept + 2, 0, 8 + 8 + 8 + 16)  # reduced in fp32
 

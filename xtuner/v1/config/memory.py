@@ -21,6 +21,8 @@ STATE_BYTES: dict[OptimizerName, tuple[float, float]] = {
 
 # Families whose attention has a norm on the heads of queries and keys, by the head of their `model_type`.
 _HEAD_NORMED = ("qwen3", "gemma3", "olmo2", "olmo3", "exaone4", "glm4_moe", "hunyuan_v1", "minimax_m2", "apertus")
+# Families whose norms multiply by one more than their weight.
+_OTHER_NORMS = ("gemma", "recurrent_gemma", "vaultgemma", "qwen3_next", "qwen3_5", "qwen4")
 
 
 @dataclass(frozen=True)
@@ -30,6 +32,7 @@ class BlockShape:
     Attributes:
         inner_size: of the MLP, of one expert where there are experts.
         has_head_norms: whether queries and keys pass a norm before they are rotated.
+        has_plain_norms: whether its norms run as one kernel on a GPU, see `xtuner.v1.model.fused_norm`.
     """
 
     hidden_size: int
@@ -39,11 +42,13 @@ class BlockShape:
     inner_size: int
     experts_per_token: int = 1
     has_head_norms: bool = False
+    has_plain_norms: bool = True
 
     @classmethod
     def of_config(cls, config: Any) -> "BlockShape":
         """By the attributes of a text config, in the names of `transformers`."""
         hidden, heads = config.hidden_size, config.num_attention_heads
+        family = str(getattr(config, "model_type", ""))
         return cls(
             hidden_size=hidden,
             num_heads=heads,
@@ -55,31 +60,40 @@ class BlockShape:
                 or 4 * hidden
             ),
             experts_per_token=getattr(config, "num_experts_per_tok", None) or 1,
-            has_head_norms=str(getattr(config, "model_type", "")).startswith(_HEAD_NORMED),
+            has_head_norms=family.startswith(_HEAD_NORMED),
+            has_plain_norms=not family.startswith(_OTHER_NORMS),
         )
 
     def input_bytes(self, item: int) -> int:
         """Bytes a token of what goes into the block: all that stays of one that is computed again."""
         return self.hidden_size * item
 
-    def kept_bytes(self, item: int, tp_size: int) -> float:
+    def norm_bytes(self, width: int, item: int, device_type: str) -> int:
+        """Bytes a token that a norm over `width` numbers keeps, without what it gives to those behind it.
+
+        As `transformers` writes it, that is its input in fp32, which is no copy where the pass is in fp32, and what is
+        normalised; the kernel on a GPU keeps its input alone.
+        """
+        return width * (item if device_type == "cuda" and self.has_plain_norms else MASTER_BYTES + item)
+
+    def kept_bytes(self, item: int, tp_size: int, device_type: str) -> float:
         """Bytes a token that the block keeps for its backward pass, in the way autograd does, its input among them.
 
-        A norm keeps its input in fp32, which is no copy where the pass is in fp32, what is normalised, and what it
-        gives to the products behind it (as the RMSNorm of `transformers` is written). Attention keeps queries and
-        keys as they are rotated, values, output and log-sum-exp (FlashAttention-2, Dao 2023, algorithm 1); a product
-        with the rotation itself keeps nothing, as that is not trained. The gated MLP keeps both projections, the
-        activation of one, and their product. With tensor parallel a rank has its part of the last two.
+        What a norm gives is kept by the products behind it. Attention keeps queries and keys as they are rotated,
+        values, output and log-sum-exp (FlashAttention-2, Dao 2023, algorithm 1); a product with the rotation itself
+        keeps nothing, as that is not trained. The gated MLP keeps both projections, the activation of one, and their
+        product. With tensor parallel a rank has its part of the last two.
 
         Args:
             item: bytes of a number in the pass.
             tp_size: ranks that share the block.
+            device_type: "cuda" or "cpu".
         """
         query, key = self.num_heads * self.head_dim, self.num_kv_heads * self.head_dim
-        norms = 2 * self.hidden_size * (MASTER_BYTES + 2 * item)
+        norms = 2 * (self.norm_bytes(self.hidden_size, item, device_type) + self.hidden_size * item)
         attention = 2 * (query + key) * item + self.num_heads * MASTER_BYTES
         if self.has_head_norms:
-            attention += (query + key) * (MASTER_BYTES + item)
+            attention += self.norm_bytes(query + key, item, device_type)
         mlp = 4 * self.inner_size * self.experts_per_token * item
         return norms + (attention + mlp) / tp_size
 

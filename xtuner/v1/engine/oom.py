@@ -97,7 +97,7 @@ def memory_shares(model: PreTrainedModel, config: TrainerConfig, device_type: st
     text = model.config.get_text_config()
     block, all_tokens = BlockShape.of_config(text), text.num_hidden_layers * num_tokens
     input_bytes = all_tokens * block.input_bytes(item_bytes)
-    freed_bytes = all_tokens * block.kept_bytes(item_bytes, config.tp_size) - input_bytes
+    freed_bytes = all_tokens * block.kept_bytes(item_bytes, config.tp_size, device_type) - input_bytes
     ratio = recompute_ratio(config.fsdp_config, device_type)
     return MemoryShares(
         parameters=sum(local_part(p).numel() * p.element_size() for p in parameters) / GIB,

@@ -13,6 +13,7 @@ from xtuner.errors import ModelError
 from xtuner.v1.config import FSDPConfig
 from xtuner.v1.model.block_forward import arrange_forwards
 from xtuner.v1.model.build import decoder_blocks
+from xtuner.v1.model.fused_norm import fuse_norms
 from xtuner.v1.model.tensor_cut import cut_of, mark_cut
 from xtuner.v1.model.tensor_parallel import cut_model
 
@@ -33,6 +34,7 @@ def shard_model(
     # Pinning needs an accelerator; without one, offloading is a no-op that must still run.
     offload = CPUOffloadPolicy(pin_memory=is_accelerated) if config.cpu_offload else OffloadPolicy()
     blocks = decoder_blocks(model)
+    fuse_norms(model, mesh.device_type)
     arrange_forwards(blocks, config, mesh.device_type)
     reshard = config.reshard_after_forward
     for block in blocks:
