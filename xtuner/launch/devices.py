@@ -1,12 +1,14 @@
 """What this machine has to train on, without torch."""
 
 import os
-import shutil
-import subprocess
 from dataclasses import dataclass
+from typing import Any
 
 from xtuner.language import _
 from xtuner.v1.config.memory import GIB
+
+# Less is what a driver keeps for itself.
+_TAKEN_GIB = 1.0
 
 
 @dataclass(frozen=True)
@@ -19,6 +21,7 @@ class Hardware:
         num_devices: accelerators; 0 on a CPU.
         memory_gib: of one accelerator, the smallest; all of the machine's on a CPU.
         host_gib: memory of the machine.
+        taken_gib: of one accelerator, the fullest: what other processes have there now.
     """
 
     kind: str
@@ -26,27 +29,33 @@ class Hardware:
     num_devices: int
     memory_gib: float
     host_gib: float
+    taken_gib: float = 0.0
 
     def sentence(self) -> str:
         """In words of the language that is spoken."""
         if self.kind == "cpu":
             said = _("no accelerator; {cores} CPU cores, {host_gib:.1f} GiB of memory")
             return said.format(cores=count_cores(), host_gib=self.host_gib)
-        return _("{num_devices} x {name} with {memory_gib:.1f} GiB, {host_gib:.1f} GiB of host memory").format(
-            **vars(self)
-        )
+        said = _("{num_devices} x {name} with {memory_gib:.1f} GiB, {host_gib:.1f} GiB of host memory")
+        if self.taken_gib >= _TAKEN_GIB:
+            said += _("; others have taken up to {taken_gib:.1f} GiB of a device")
+        return said.format(**vars(self))
 
 
 def find_hardware() -> Hardware:
-    """The devices of this machine, as the driver lists them."""
+    """The devices that a process started now on this machine would see, as the driver lists them."""
     host_gib = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") / GIB
-    num_devices = count_accelerators()
-    listing = _ask_driver("--query-gpu=name,memory.total", "--format=csv,noheader,nounits") if num_devices else []
-    rows = [line.rpartition(",") for line in listing]
-    sizes = [int(row[-1]) for row in rows if row[-1].strip().isdigit()]
-    if not sizes:
+    devices = _list_devices()
+    if not devices or not count_accelerators():
         return Hardware("cpu", "this machine", 0, host_gib, host_gib)
-    return Hardware("cuda", rows[0][0].strip(), num_devices, min(sizes) / 1024, host_gib)
+    return Hardware(
+        "cuda",
+        devices[0].name,
+        count_accelerators(),
+        min(device.memory_gib for device in devices),
+        host_gib,
+        taken_gib=max(device.taken_gib for device in devices),
+    )
 
 
 def count_accelerators() -> int:
@@ -54,18 +63,57 @@ def count_accelerators() -> int:
 
     `CUDA_VISIBLE_DEVICES` wins over what the driver lists, as in CUDA itself.
     """
-    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
-    if visible is not None:
-        return len([device for device in visible.split(",") if device.strip() and device.strip() != "-1"])
-    return sum(line.startswith("GPU ") for line in _ask_driver("--list-gpus"))
+    visible = _visible()
+    return len(_list_devices()) if visible is None else len(visible)
 
 
-def _ask_driver(*arguments: str) -> list[str]:
-    """The lines that nvidia-smi answers; none without it."""
-    if shutil.which("nvidia-smi") is None:
+@dataclass(frozen=True)
+class _Device:
+    name: str
+    memory_gib: float
+    taken_gib: float
+
+
+def _visible() -> list[str] | None:
+    """The devices that `CUDA_VISIBLE_DEVICES` names; None where it does not choose."""
+    names = os.environ.get("CUDA_VISIBLE_DEVICES")
+    return None if names is None else [name.strip() for name in names.split(",") if name.strip() not in ("", "-1")]
+
+
+def _list_devices() -> list[_Device]:
+    """Those that `CUDA_VISIBLE_DEVICES` chooses of what NVML lists; all of them where it cannot be told; else none."""
+    import pynvml  # 30 ms that only a look for devices should cost
+
+    try:
+        pynvml.nvmlInit()
+    except pynvml.NVMLError:  # no driver, or none that answers
         return []
-    done = subprocess.run(["nvidia-smi", *arguments], capture_output=True, text=True, timeout=20, check=False)
-    return done.stdout.splitlines() if done.returncode == 0 else []
+    try:
+        handles = [pynvml.nvmlDeviceGetHandleByIndex(index) for index in range(pynvml.nvmlDeviceGetCount())]
+        chosen = [handle for name in _visible() or () for handle in _called(name, handles)]
+        return [_device(handle) for handle in chosen or handles]
+    except pynvml.NVMLError:  # a device that does not know its memory, or that is lost
+        return []
+    finally:
+        pynvml.nvmlShutdown()
+
+
+def _called(name: str, handles: list[Any]) -> list[Any]:
+    """The device that CUDA calls so: by its number, where both count along the bus, or by the beginning of its UUID."""
+    import pynvml
+
+    if name.isdecimal():
+        return handles[int(name) : int(name) + 1]
+    if name.startswith("MIG-"):  # a part of a device
+        return [pynvml.nvmlDeviceGetHandleByUUID(name)]
+    return [handle for handle in handles if pynvml.nvmlDeviceGetUUID(handle).startswith(name)]
+
+
+def _device(handle: Any) -> _Device:
+    import pynvml
+
+    memory = pynvml.nvmlDeviceGetMemoryInfo(handle)
+    return _Device(pynvml.nvmlDeviceGetName(handle), memory.total / GIB, memory.used / GIB)
 
 
 def count_cores() -> int:
