@@ -263,8 +263,18 @@ def test_leaving_asks_only_where_something_would_be_lost(given):
         await screen.press("ctrl+c")
         await screen.pilot.press("y")
 
-    assert drive(after_an_answer, given) is None
+    assert drive(after_an_answer, given.copy()) is None
     assert kept_answers().text("lr") == "1e-4"
+
+    async def twice(screen):
+        await screen.press("f4")
+        await screen.type("lr", "2e-4")
+        await screen.press("ctrl+c")
+        assert "Leave without launching?" in screen.text
+        await screen.pilot.press("ctrl+c")
+
+    assert drive(twice, given) is None
+    assert kept_answers().text("lr") == "2e-4"
 
 
 def test_hostile_paths_do_not_reach_the_terminal(demo, tmp_path):

@@ -304,9 +304,11 @@ class WizardApp(App[LaunchPlan | None]):
         """Ask first where something was answered."""
         if isinstance(self.screen, DownloadScreen):
             self.screen.action_leave()
+        elif isinstance(self.screen, QuitScreen):  # our key comes before those of a screen
+            self.screen.dismiss(True)
         elif self._answers == self._begun_with:
             self.exit(None)
-        elif len(self.screen_stack) == 1:
+        else:
             self.push_screen(QuitScreen(), self._leave_if)
 
     def _leave_if(self, leaves: bool | None) -> None:

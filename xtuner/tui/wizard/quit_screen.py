@@ -15,7 +15,7 @@ class QuitScreen(ModalScreen[bool]):
     """Leave, or stay."""
 
     BINDINGS: ClassVar[list[BindingType]] = [
-        Binding("y,enter,ctrl+c", "dismiss(True)", "Leave", priority=True),
+        Binding("y,enter", "dismiss(True)", "Leave", priority=True),
         Binding("n,escape", "dismiss(False)", "Stay", priority=True),
     ]
 
