@@ -147,7 +147,7 @@ def launch_and_watch(plan: LaunchPlan) -> None:
 
     run_dir = start_detached(_prepare(plan))
     wants_stop = watch_launched(run_dir.path)
-    if has_ended(run_dir, may_restart=plan.max_restarts > 0):
+    if has_ended(run_dir):
         show_end(run_dir, wait_for_end(run_dir))  # soon: its ranks are through
     elif not wants_stop:
         _say_how_to_come_back(run_dir)

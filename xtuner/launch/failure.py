@@ -20,11 +20,8 @@ def explain_failure(log_dir: Path, torchrun_output: str, job: Job | None = None)
         job: has the notes of ranks on other machines; where memory ran out, options are sought with which it fits.
     """
     first = first_failure(failures_of(log_dir, job.run_dir if job else None))
-    if first and not first.is_consequence:
-        return _tell(first, log_dir, job)
-    killed = _explain_silent_death(log_dir, torchrun_output, job)
-    if killed:
-        return killed
+    if first is None or first.is_consequence:
+        first = find_killed(torchrun_output) or find_killed_before_restart(torchrun_output) or first
     if first:
         return _tell(first, log_dir, job)
     last = torchrun_output.strip().splitlines()[-1:] or ["it printed nothing"]
@@ -49,9 +46,15 @@ def _tell(failure: RankFailure, log_dir: Path, job: Job | None) -> XTunerError:
 
 
 def _advice(failure: RankFailure, job: Job | None) -> str:
-    if failure.needed_gib is None or job is None or job.run_dir is None:
+    if job is None or job.run_dir is None:
         return ""
-    # Here and below: it knows options, and who supervises a run for days stays small.
+    if failure.signal_name == "SIGKILL" and failure.is_here:
+        # Here and below: it knows options, and who supervises a run for days stays small.
+        from xtuner.launch.after_shortage import advice_after_kill
+
+        return advice_after_kill(job.run_dir, nproc=job.num_ranks, nnodes=1)
+    if failure.needed_gib is None:
+        return ""
     from xtuner.launch.after_shortage import advice_after_shortage
 
     nproc = failure.num_local_ranks
@@ -61,16 +64,3 @@ def _advice(failure: RankFailure, job: Job | None) -> str:
 
 def _with_advice(hint: str, advice: str) -> str:
     return f"{hint}\n{advice}" if advice else hint
-
-
-def _explain_silent_death(log_dir: Path, torchrun_output: str, job: Job | None) -> XTunerError | None:
-    killed = find_killed(torchrun_output) or find_killed_before_restart(torchrun_output)
-    if killed is None:
-        return None
-    hint = killed.hint or f"all output of the ranks is in {log_dir}"
-    advice = ""
-    if killed.hint and job is not None and job.run_dir is not None:
-        from xtuner.launch.after_shortage import advice_after_kill
-
-        advice = advice_after_kill(job.run_dir, nproc=job.num_ranks, nnodes=1)
-    return TrainingFailed(killed.sentence, hint=_with_advice(hint, advice))

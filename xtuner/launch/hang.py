@@ -19,7 +19,7 @@ from xtuner.run.layout import RunDir
 from xtuner.run.logline import format_log
 from xtuner.run.process import ProcessIdentity
 from xtuner.run.pulse import Pulse, read_pulses
-from xtuner.run.status import mark_failed
+from xtuner.run.status import mark_ended
 
 _LOOK_EVERY_S = 1.0
 # A rank that can run has ended itself before so many beats beyond its patience.
@@ -90,7 +90,7 @@ class HangWatch:
         for pulse in here.values():
             pulse.process.send(signal.SIGKILL)
         try:
-            mark_failed(self._run_dir, message, failure.exit_code)
+            mark_ended(self._run_dir, message, failure.exit_code)
         except OSError:
             pass
 

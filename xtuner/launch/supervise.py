@@ -47,7 +47,7 @@ def run_to_end(
             take_over_claim(job.run_dir, job.claim)
         try:
             job.log_dir.mkdir(parents=True, exist_ok=True)
-            file = supervise_here(job.home, is_detached=is_detached)
+            file = supervise_here(job.home, is_detached=is_detached, max_restarts=job.max_restarts)
         except OSError as error:
             raise EnvironmentFault(
                 f"{job.home.path} cannot be written: {error.strerror}", hint="check its permissions and the free disk"
@@ -154,7 +154,9 @@ class _Launch:
                 self._on_line(line)
         for ended in self._attempts.look():
             if self._restarts:
-                self._restarts.attempt_began(ended)
+                after = self._restarts.attempt_began(ended)
+                number = self._restarts.num_restarts
+                self._file.update(num_restarts=number, restarted_at=time.time(), restarted_after=after.message)
         if len(self._signals.received) > self._num_noted:
             self._num_noted = len(self._signals.received)
             self._file.update(num_stop_signals=self._num_noted)

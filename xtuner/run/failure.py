@@ -16,6 +16,9 @@ from xtuner.run.layout import RunDir
 
 _TRACEBACK_LINES = 12
 _LAUNCH = re.compile(r"torchrun-([0-9]{1,9})")
+# torchrun names the failure with the earliest whole second alone, and takes that in which it looks for a rank that was
+# killed: whoever lost its connection by that would come first.
+_CONSEQUENCE_LATER_S = 60
 _OUTPUT_BYTES = 2**16  # torchrun's summary is the end of what it prints
 # How gloo and NCCL report that a peer is gone.
 _BROKEN_CONNECTION = (
@@ -38,6 +41,7 @@ class RankFailure:
         needed_gib: what it had of memory and asked for, where it did not get it; None where memory was not the cause.
         num_ranks: of the run, where memory was.
         num_local_ranks: those on its machine.
+        signal_name: of what ended it before it could say anything; empty for a rank that has.
     """
 
     rank: int
@@ -51,6 +55,7 @@ class RankFailure:
     needed_gib: float | None = None
     num_ranks: int = 1
     num_local_ranks: int = 1
+    signal_name: str = ""
 
     @property
     def is_consequence(self) -> bool:
@@ -60,12 +65,19 @@ class RankFailure:
     @property
     def who(self) -> str:
         """The rank in words, with its machine where that is another one."""
-        return f"rank {self.rank}" + (f" on {self.host}" if self.host not in ("", socket.gethostname()) else "")
+        return f"rank {self.rank}" + ("" if self.is_here else f" on {self.host}")
+
+    @property
+    def is_here(self) -> bool:
+        """Whether it ran on this machine, as far as that is known."""
+        return self.host in ("", socket.gethostname())
 
     @property
     def sentence(self) -> str:
         """What happened."""
-        return f"{self.who} failed {self.when}: {self.message}"
+        return (
+            f"{self.who} was {self.message}" if self.signal_name else f"{self.who} failed {self.when}: {self.message}"
+        )
 
     @property
     def when(self) -> str:
@@ -96,7 +108,7 @@ def leave_note(failure: RankFailure, kind: str, *places: Path) -> None:
     """
     extra: dict[str, Any] = {
         "py_callstack": failure.traceback,
-        "timestamp": str(int(failure.time)),
+        "timestamp": str(int(failure.time) + (_CONSEQUENCE_LATER_S if failure.is_consequence else 0)),
         "time": failure.time,
         "rank": failure.rank,
         "step": failure.step,
@@ -104,6 +116,7 @@ def leave_note(failure: RankFailure, kind: str, *places: Path) -> None:
         "message": failure.message,
         "hint": failure.hint,
         "host": failure.host,
+        "signal_name": failure.signal_name,
     }
     if failure.needed_gib is not None:
         extra |= {
@@ -153,27 +166,24 @@ def first_failure(failures: list[RankFailure]) -> RankFailure | None:
     return next((failure for failure in about_first if failure.traceback), next(iter(about_first), None))
 
 
-@dataclass(frozen=True)
-class KilledRank:
-    """A rank that a signal ended before it could say anything."""
-
-    rank: int
-    signal_name: str
-
-    @property
-    def sentence(self) -> str:
-        """What happened."""
-        return f"rank {self.rank} was ended by {self.signal_name} and left no message"
-
-    @property
-    def hint(self) -> str:
-        """Where to look; empty for a signal that says nothing by itself."""
-        if self.signal_name != "SIGKILL":
-            return ""
-        return "often the kernel, out of memory: look at `dmesg`, use shorter packs or fewer ranks a machine"
+def end_by_signal(rank: int, number: int, *, host: str = "", time: float = 0.0) -> RankFailure:
+    """The end of a rank that the signal `number` ended before it could say anything; the rest as in `RankFailure`."""
+    name = signal.Signals(number).name if number in set(signal.Signals) else f"signal {number}"
+    hint = "often the kernel, out of memory: look at `dmesg`, use shorter packs or fewer ranks a machine"
+    return RankFailure(
+        rank,
+        step=0,
+        time=time,
+        exit_code=TrainingFailed.exit_code,
+        message=f"ended by {name} and left no message",
+        hint=hint if number == signal.SIGKILL else "",
+        traceback="",
+        host=host,
+        signal_name=name,
+    )
 
 
-def find_killed(torchrun_output: str) -> KilledRank | None:
+def find_killed(torchrun_output: str) -> RankFailure | None:
     """A rank that was killed leaves no note; torchrun's summary still says which and by what signal.
 
     SIGTERM is how torchrun ends the others.
@@ -182,21 +192,17 @@ def find_killed(torchrun_output: str) -> KilledRank | None:
     return _first_killed((int(rank), int(number)) for rank, number in ends)
 
 
-def find_killed_before_restart(torchrun_output: str) -> KilledRank | None:
+def find_killed_before_restart(torchrun_output: str) -> RankFailure | None:
     """The same for the last attempt that torchrun gave up to start its ranks again: a summary comes at the end only."""
     failed = re.findall(r"failed \(exitcode: (-?\d+)\) local_rank: (\d+)", torchrun_output)[-1:]
     return _first_killed((int(rank), -int(exit_code)) for exit_code, rank in failed if int(exit_code) < 0)
 
 
-def _first_killed(ends: Iterable[tuple[int, int]]) -> KilledRank | None:
-    for rank, number in ends:
-        if number != signal.SIGTERM:
-            name = signal.Signals(number).name if number in set(signal.Signals) else f"signal {number}"
-            return KilledRank(rank, name)
-    return None
+def _first_killed(ends: Iterable[tuple[int, int]]) -> RankFailure | None:
+    return next((end_by_signal(rank, number) for rank, number in ends if number != signal.SIGTERM), None)
 
 
-def read_killed(run_dir: RunDir) -> KilledRank | None:
+def read_killed(run_dir: RunDir) -> RankFailure | None:
     """The same from what torchrun printed in a run that `xtuner sft` launched."""
     try:
         with (_newest_log_dir(run_dir) / "torchrun.log").open("rb") as file:
@@ -228,6 +234,7 @@ def _read(path: Path) -> RankFailure | None:
             needed_gib=float(extra["needed_gib"]) if "needed_gib" in extra else None,
             num_ranks=int(extra.get("num_ranks", 1)),
             num_local_ranks=int(extra.get("num_local_ranks", 1)),
+            signal_name=str(extra.get("signal_name", "")),
         )
     except (OSError, ValueError, KeyError, TypeError, RecursionError):
         return None

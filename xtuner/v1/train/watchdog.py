@@ -20,7 +20,7 @@ from xtuner.run.hang import HANG_HINT, Blame, IdleTime, blame, hang_message
 from xtuner.run.layout import RunDir
 from xtuner.run.logline import format_log
 from xtuner.run.pulse import Pulse, own_pulse, read_pulses, write_pulse
-from xtuner.run.status import mark_failed
+from xtuner.run.status import mark_ended
 
 STARTING, EXPORTING, SAVING, REPLYING = "start", "export", "save", "replies"
 FETCHING, COMPUTING, RECORDING = "waiting for its batch", "forward and backward pass", "after the update"
@@ -170,7 +170,7 @@ class Watchdog:
         self._on_hang(failure.message)
         if 0 in found.silent:  # who would say it otherwise
             try:
-                mark_failed(self._run_dir, failure.message, failure.exit_code)
+                mark_ended(self._run_dir, failure.message, failure.exit_code)
             except OSError:
                 pass
         os._exit(failure.exit_code)
