@@ -1,12 +1,30 @@
 """Why a launch failed: the first rank that failed, found in what torchrun kept."""
 
+import time
 from pathlib import Path
 
 from xtuner.errors import StoppedAndSaved, TrainingFailed, XTunerError, error_for_exit_code
 from xtuner.launch.job import Job
+from xtuner.launch.killed_ranks import run_dir_of
 from xtuner.run.failure import RankFailure, failures_of, find_killed, find_killed_before_restart, first_failure
 from xtuner.run.layout import RunDir
 from xtuner.run.status import read_status
+
+# A rank elsewhere that was killed says nothing itself: its launcher looks five times a second, and leaves its note on a
+# file system that may show it late.
+_LET_OTHERS_SPEAK_S = 5.0
+_LOOK_EVERY_S = 0.1
+
+
+def await_notes(log_dir: Path, job: Job) -> None:
+    """Wait some seconds for the note of a rank elsewhere, where those here only tell that a connection broke."""
+    until = time.monotonic() + (_LET_OTHERS_SPEAK_S if job.num_machines > 1 else 0.0)
+    while time.monotonic() < until and _is_unexplained(first_failure(failures_of(log_dir, run_dir_of(job, log_dir)))):
+        time.sleep(_LOOK_EVERY_S)
+
+
+def _is_unexplained(first: RankFailure | None) -> bool:
+    return first is None or first.is_consequence
 
 
 def explain_failure(log_dir: Path, torchrun_output: str, job: Job | None = None) -> XTunerError:
@@ -19,8 +37,8 @@ def explain_failure(log_dir: Path, torchrun_output: str, job: Job | None = None)
         torchrun_output: what torchrun itself printed; names the rank when that could leave no note (SIGKILL).
         job: has the notes of ranks on other machines; where memory ran out, options are sought with which it fits.
     """
-    first = first_failure(failures_of(log_dir, job.run_dir if job else None))
-    if first is None or first.is_consequence:
+    first = first_failure(failures_of(log_dir, run_dir_of(job, log_dir) if job else None))
+    if _is_unexplained(first):
         first = find_killed(torchrun_output) or find_killed_before_restart(torchrun_output) or first
     if first:
         return _tell(first, log_dir, job)
@@ -52,7 +70,7 @@ def _advice(failure: RankFailure, job: Job | None) -> str:
         # Here and below: it knows options, and who supervises a run for days stays small.
         from xtuner.launch.after_shortage import advice_after_kill
 
-        return advice_after_kill(job.run_dir, nproc=job.num_ranks, nnodes=1)
+        return advice_after_kill(job.run_dir, nproc=job.num_ranks, nnodes=job.num_machines)
     if failure.needed_gib is None:
         return ""
     from xtuner.launch.after_shortage import advice_after_shortage

@@ -20,6 +20,7 @@ class Job:
         num_ranks: ranks on this machine.
         environment: variables for torchrun and its ranks, besides those of the supervising process.
         max_restarts: how often torchrun starts failed ranks again.
+        num_machines: that train together.
         claim: the number under which this launch has claimed the run that it goes on with; 0 for a new run.
     """
 
@@ -29,6 +30,7 @@ class Job:
     num_ranks: int
     environment: dict[str, str] = field(default_factory=dict)
     max_restarts: int = 0
+    num_machines: int = 1
     claim: int = 0
 
     @property

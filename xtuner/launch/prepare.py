@@ -51,7 +51,16 @@ def prepare_job(plan: LaunchPlan, on_progress: "Callable[[Progress], None] | Non
     else:
         log_dir = plan.config.work_dir / "nodes" / f"node{plan.node_rank}-{os.getpid()}"
     command = torchrun_command(replace(plan, log_dir=log_dir))
-    return Job(tuple(command), log_dir, run_dir, plan.nproc_per_node, environment, plan.max_restarts, claim)
+    return Job(
+        tuple(command),
+        log_dir,
+        run_dir,
+        plan.nproc_per_node,
+        environment,
+        plan.max_restarts,
+        plan.nnodes,
+        claim,
+    )
 
 
 def _defaults(plan: LaunchPlan) -> dict[str, str]:

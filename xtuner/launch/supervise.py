@@ -11,9 +11,10 @@ from typing import BinaryIO
 
 from xtuner.errors import EnvironmentFault, StoppedNotSaved, TrainingFailed, XTunerError
 from xtuner.launch.attempts import Attempts
-from xtuner.launch.failure import explain_failure, explain_stop
+from xtuner.launch.failure import await_notes, explain_failure, explain_stop
 from xtuner.launch.hang import HangWatch
 from xtuner.launch.job import Job
+from xtuner.launch.killed_ranks import KilledRanks
 from xtuner.launch.restarts import Restarts
 from xtuner.launch.stop_signals import StopSignals
 from xtuner.launch.survivors import Survivors
@@ -117,6 +118,7 @@ class _Launch:
         self._num_noted = 0
         self._attempts = Attempts(job)
         self._survivors = Survivors(job)
+        self._killed_ranks = KilledRanks(job)
         self._log = _behind_what_is_there(FileTail(job.run_dir.rank_log(0))) if job.run_dir and on_line else None
         self._hang_watch = HangWatch(job.run_dir) if job.run_dir else None
         self._restarts = Restarts(job, job.run_dir, say) if job.run_dir else None
@@ -152,6 +154,7 @@ class _Launch:
         while self._log and self._on_line and (lines := self._log.read_lines()):
             for line in lines:
                 self._on_line(line)
+        self._killed_ranks.look(self._attempts.newest)  # before the next attempt: it makes the notes forgotten
         for ended in self._attempts.look():
             if self._restarts:
                 after = self._restarts.attempt_began(ended)
@@ -174,6 +177,7 @@ class _Launch:
         if self._restarts and self._restarts.error:
             return self._restarts.error
         log_dir = self._attempts.newest or self._job.log_dir
+        await_notes(log_dir, self._job)
         return explain_failure(log_dir, self._job.read_torchrun_log(), self._job)
 
 

@@ -16,6 +16,7 @@ from xtuner.run.claim import claim_run
 from xtuner.run.index import rebuild_index
 from xtuner.run.layout import MEMORY_ESTIMATE_VARIABLE, RUN_DIR_VARIABLE, RunDir
 from xtuner.run.leftovers import clear_run, clear_work_dir
+from xtuner.run.rank_place import RankPlace, take_place
 from xtuner.run.record import describe_run, mask_command
 from xtuner.run.resume import ResumePoint, find_resume_point, resume_point_in
 from xtuner.run.status import StatusBeat, start_status
@@ -52,7 +53,9 @@ def start_run(config: TrainerConfig, ranks: Ranks, data_fingerprint: str) -> Run
         _write_records(start, config, data_fingerprint, ranks)
         return start
 
-    return from_first(choose_and_record)
+    start = from_first(choose_and_record)
+    take_place(RankPlace(ranks.rank, start.run_dir))
+    return start
 
 
 class _Launch(NamedTuple):
