@@ -90,6 +90,7 @@ def command(
         point = find_resume_point(config.resume, config.work_dir)
         if point:
             console.say(f"resuming {point.run_dir.path} after step {point.checkpoint.step}")
+            plan = replace(plan, checkpoint_seal=point.checkpoint.seal)
     if plan.rdzv_endpoint is not None:
         check_endpoint(plan.rdzv_endpoint, is_host_here=plan.node_rank == 0)
     if dry_run:

@@ -21,7 +21,7 @@ from xtuner.preflight import (
 )
 from xtuner.run.claim import claim_run
 from xtuner.run.layout import MEMORY_ESTIMATE_VARIABLE, RUN_DIR_VARIABLE, RunDir
-from xtuner.run.resume import find_resume_point
+from xtuner.run.resume import SEAL_VARIABLE, ResumePoint, find_resume_point
 
 if TYPE_CHECKING:
     from xtuner.data.prepare import Progress
@@ -44,9 +44,12 @@ def prepare_job(plan: LaunchPlan, on_progress: "Callable[[Progress], None] | Non
         EnvironmentFault: the cache or the work dir cannot be written.
     """
     environment = _defaults(plan) | _fingerprints(plan, on_progress) | _memory_estimate(plan)
-    run_dir, claim = _run_dir(plan) if plan.node_rank == 0 else (None, 0)
+    run_dir, point = _run_dir(plan) if plan.node_rank == 0 else (None, None)
+    claim = claim_run(point.run_dir, point.num_claims) if point else 0
     if run_dir:
         environment[RUN_DIR_VARIABLE] = str(run_dir.path.absolute())
+        if point:
+            environment[SEAL_VARIABLE] = point.checkpoint.seal
         log_dir = _free_log_dir(run_dir)
     else:
         log_dir = plan.config.work_dir / "nodes" / f"node{plan.node_rank}-{os.getpid()}"
@@ -90,11 +93,9 @@ def _memory_estimate(plan: LaunchPlan) -> dict[str, str]:
     return {MEMORY_ESTIMATE_VARIABLE: f"{needs.logged_gib(hardware.kind):.3f}"}
 
 
-def _run_dir(plan: LaunchPlan) -> tuple[RunDir, int]:
-    point = find_resume_point(plan.config.resume, plan.config.work_dir)
-    if point is None:
-        return RunDir.create(plan.config.work_dir), 0
-    return point.run_dir, claim_run(point.run_dir, point.num_claims)
+def _run_dir(plan: LaunchPlan) -> tuple[RunDir, ResumePoint | None]:
+    point = find_resume_point(plan.config.resume, plan.config.work_dir, plan.checkpoint_seal)
+    return (point.run_dir, point) if point else (RunDir.create(plan.config.work_dir), None)
 
 
 def _free_log_dir(run_dir: RunDir) -> Path:
