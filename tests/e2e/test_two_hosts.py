@@ -78,6 +78,21 @@ def test_a_rank_that_dies_on_one_machine_is_named_on_both(launch, tmp_path, faul
     assert [told in alert.text for alert in alerts if alert.kind == "failed"] == [True], alerts
 
 
+@pytest.mark.parametrize("dying", [0, 1])
+def test_where_a_rank_dies_before_the_ranks_have_met_both_machines_end(launch, tmp_path, dying):
+    """Without it those of the other machine would wait for half an hour."""
+    (tmp_path / "site").mkdir()
+    kill = "import os, signal\nif 'RANK' in os.environ:\n    os.kill(os.getpid(), signal.SIGKILL)\n"
+    (tmp_path / "site" / "sitecustomize.py").write_text(kill)
+    path = os.pathsep.join(filter(None, [str(tmp_path / "site"), os.environ.get("PYTHONPATH")]))
+    started = [launch(host, **({"PYTHONPATH": path} if host == dying else {})) for host in (0, 1)]
+    assert [process.wait() for process in started] == [6, 6]
+    said = [(tmp_path / f"host{host}.log").read_text() for host in (0, 1)]
+    name = ("xt-a", "xt-b")[dying]
+    assert "was ended by SIGKILL and left no message" in said[dying]
+    assert f"error: xtuner sft on {name} ended before the ranks had met: rank " in said[1 - dying], said
+
+
 def test_a_machine_that_died_comes_back_and_the_run_goes_on(hosts, launch, tmp_path):
     work_dir, restarts = tmp_path / "w", ("--max-restarts", 3)
     first, second = launch(0, *restarts), launch(1, *restarts)

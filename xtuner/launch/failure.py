@@ -8,6 +8,7 @@ from xtuner.launch.job import Job
 from xtuner.launch.killed_ranks import run_dir_of
 from xtuner.run.failure import RankFailure, failures_of, find_killed, find_killed_before_restart, first_failure
 from xtuner.run.layout import RunDir
+from xtuner.run.rank_place import read_places
 from xtuner.run.status import read_status
 
 # A rank elsewhere that was killed says nothing itself: its launcher looks five times a second, and leaves its note on a
@@ -16,11 +17,21 @@ _LET_OTHERS_SPEAK_S = 5.0
 _LOOK_EVERY_S = 0.1
 
 
-def await_notes(log_dir: Path, job: Job) -> None:
-    """Wait some seconds for the note of a rank elsewhere, where those here only tell that a connection broke."""
+def await_notes(log_dir: Path, job: Job) -> bool:
+    """Wait some seconds for the note of a rank elsewhere, where those here cannot tell; whether anything tells now.
+
+    Args:
+        log_dir: that of the attempt.
+        job: the launch, whose torchrun has ended.
+    """
+    if not read_places(log_dir) and find_killed(job.read_torchrun_log()):
+        return True  # before the ranks have met, none can end because of another one elsewhere
     until = time.monotonic() + (_LET_OTHERS_SPEAK_S if job.num_machines > 1 else 0.0)
-    while time.monotonic() < until and _is_unexplained(first_failure(failures_of(log_dir, run_dir_of(job, log_dir)))):
+    while _is_unexplained(first_failure(failures_of(log_dir, run_dir_of(job, log_dir)))):
+        if time.monotonic() >= until:
+            return False
         time.sleep(_LOOK_EVERY_S)
+    return True
 
 
 def _is_unexplained(first: RankFailure | None) -> bool:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from xtuner.errors import XTunerError
 from xtuner.launch.devices import find_hardware, threads_per_rank
 from xtuner.launch.estimate import estimate
-from xtuner.launch.job import Job
+from xtuner.launch.job import NODES, Job
 from xtuner.launch.model_sizes import sizes_of
 from xtuner.launch.plan import LaunchPlan, torchrun_command
 from xtuner.preflight import (
@@ -52,7 +52,7 @@ def prepare_job(plan: LaunchPlan, on_progress: "Callable[[Progress], None] | Non
             environment[SEAL_VARIABLE] = point.checkpoint.seal
         log_dir = _free_log_dir(run_dir)
     else:
-        log_dir = plan.config.work_dir / "nodes" / f"node{plan.node_rank}-{os.getpid()}"
+        log_dir = plan.config.work_dir / NODES / f"node{plan.node_rank}-{os.getpid()}"
     command = torchrun_command(replace(plan, log_dir=log_dir))
     return Job(
         tuple(command),
@@ -62,6 +62,7 @@ def prepare_job(plan: LaunchPlan, on_progress: "Callable[[Progress], None] | Non
         environment,
         plan.max_restarts,
         plan.nnodes,
+        plan.rdzv_endpoint or "",
         claim,
     )
 

@@ -15,6 +15,7 @@ from xtuner.errors import StoppedNotSaved, TrainingFailed
 from xtuner.run.layout import RunDir
 
 _TRACEBACK_LINES = 12
+_SUMMARY = re.compile(r"^\s*rank\s*:\s*(\d+)[^\n]*\n\s*exitcode\s*:\s*-(\d+)", re.MULTILINE)
 _LAUNCH = re.compile(r"torchrun-([0-9]{1,9})")
 # torchrun names the failure with the earliest whole second alone, and takes that in which it looks for a rank that was
 # killed: whoever lost its connection by that would come first.
@@ -186,9 +187,10 @@ def end_by_signal(rank: int, number: int, *, host: str = "", time: float = 0.0) 
 def find_killed(torchrun_output: str) -> RankFailure | None:
     """A rank that was killed leaves no note; torchrun's summary still says which and by what signal.
 
-    SIGTERM is how torchrun ends the others.
+    SIGTERM is how torchrun ends the others, and SIGKILL where they do not go; what it takes for the cause comes last.
     """
-    ends = re.findall(r"^\s*rank\s*:\s*(\d+)[^\n]*\n\s*exitcode\s*:\s*-(\d+)", torchrun_output, re.MULTILINE)
+    others, _, cause = torchrun_output.rpartition("Root Cause")
+    ends = (end for part in (cause, others) for end in _SUMMARY.findall(part))
     return _first_killed((int(rank), int(number)) for rank, number in ends)
 
 

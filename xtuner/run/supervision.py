@@ -32,6 +32,7 @@ _KINDS: dict[str, tuple[type, ...]] = {
     "num_restarts": (int,),
     "restarted_at": (int, float),
     "restarted_after": (str,),
+    "meeting": (str,),
 }
 
 
@@ -50,6 +51,7 @@ class Supervision:
         num_restarts: how often it has.
         restarted_at: when it last did, in seconds since the epoch; 0 if it never has.
         restarted_after: the error of the attempt before.
+        meeting: where it meets the launches of other machines, `host:port`.
     """
 
     host: str
@@ -65,6 +67,7 @@ class Supervision:
     num_restarts: int = 0
     restarted_at: float = 0.0
     restarted_after: str = ""
+    meeting: str = ""
 
     @property
     def process(self) -> ProcessIdentity:
@@ -101,14 +104,15 @@ class Supervision:
         return status is None or status.heartbeat_at < self.ranks_begun_at
 
 
-def supervise_here(home: RunDir, *, is_detached: bool, max_restarts: int = 0) -> "SupervisionFile":
+def supervise_here(home: RunDir, *, is_detached: bool, max_restarts: int = 0, meeting: str = "") -> "SupervisionFile":
     """Write that this process supervises the run in `home` from now on; the rest as in `Supervision`.
 
     Raises:
         OSError: it cannot be written.
     """
-    process = this_process()
-    known = Supervision(process.host, process.pid, process.born, is_detached, time.time(), max_restarts=max_restarts)
+    it = this_process()
+    begun_at = time.time()
+    known = Supervision(it.host, it.pid, it.born, is_detached, begun_at, max_restarts=max_restarts, meeting=meeting)
     return SupervisionFile(home, known)
 
 

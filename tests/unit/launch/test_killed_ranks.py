@@ -108,10 +108,17 @@ def test_who_only_lost_a_connection_waits_for_the_others_to_say_why(there, run_d
             KilledRanks(job).look(attempt)
 
     monkeypatch.setattr("xtuner.launch.failure.time.sleep", sleep)
-    await_notes(here, Job(("torchrun",), here, run_dir, 1))
-    assert looks == [], "there are no others"
-    await_notes(here, Job(("torchrun",), here, run_dir, 1, num_machines=2))
-    assert len(looks) == 2
+    alone = Job(("torchrun",), here, run_dir, 1)
+    alone.torchrun_log.write_text("")
+    assert not await_notes(here, alone) and looks == [], "there are no others"
+    assert await_notes(here, replace(alone, num_machines=2)) and len(looks) == 2
+
+
+def test_who_was_killed_before_the_ranks_have_met_waits_for_nobody(tmp_path, run_dir):
+    job = Job(("torchrun",), tmp_path / "torchrun", run_dir, 1, num_machines=2)
+    job.log_dir.mkdir()
+    job.torchrun_log.write_text("Root Cause:\n  rank      : 1 (local_rank: 0)\n  exitcode  : -9 (pid: 6)\n")
+    assert await_notes(job.log_dir, job)
 
 
 def test_torchrun_names_the_killed_rank_and_not_who_lost_its_connection_in_the_same_second(tmp_path):
