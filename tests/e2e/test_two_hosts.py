@@ -2,6 +2,7 @@
 
 import os
 import subprocess
+import time
 
 import pytest
 from commands import BIN, ROOT
@@ -12,6 +13,7 @@ from xtuner.run.atomic import read_json
 from xtuner.run.checkpoints import list_checkpoints
 from xtuner.run.layout import list_runs
 from xtuner.run.status import read_status
+from xtuner.run.summary import summarise
 
 
 @pytest.fixture
@@ -53,6 +55,42 @@ def test_a_rank_that_fails_on_another_machine_is_named_on_the_first(launch, tmp_
     assert " on xt-b failed in step 2: [Errno 5] Input/output error" in errors and "Connection closed" not in errors
     [run_dir] = list_runs(tmp_path / "w")
     assert "[Errno 5]" in read_status(run_dir).message or " on xt-b failed" in read_status(run_dir).message
+
+
+@pytest.mark.parametrize(
+    ("fault", "told"),
+    [
+        ("step:nth=3:SIGKILL", "was ended by SIGKILL and left no message"),
+        ("start:SIGKILL", "was ended by SIGKILL and left no message"),
+        ("start:eio", "failed before its first step: [Errno 5] Input/output error"),
+    ],
+    ids=["killed", "killed-while-loading", "fails-while-loading"],
+)
+def test_a_rank_that_dies_on_one_machine_is_named_on_both(launch, tmp_path, fault, told):
+    first, second = launch(0), launch(1, XTUNER_FAULT=fault)
+    assert (first.wait(), second.wait()) == (6, 6)
+    for host, who in enumerate((" on xt-b ", "rank ")):
+        said = (tmp_path / f"host{host}.log").read_text()
+        errors = said[said.index("error:") :]
+        assert who in errors and told in errors and "Connection closed" not in errors, errors
+    [run_dir] = list_runs(tmp_path / "w")
+    alerts = summarise(run_dir, time.time()).alerts
+    assert [told in alert.text for alert in alerts if alert.kind == "failed"] == [True], alerts
+
+
+@pytest.mark.parametrize("dying", [0, 1])
+def test_where_a_rank_dies_before_the_ranks_have_met_both_machines_end(launch, tmp_path, dying):
+    """Without it those of the other machine would wait for half an hour."""
+    (tmp_path / "site").mkdir()
+    kill = "import os, signal\nif 'RANK' in os.environ:\n    os.kill(os.getpid(), signal.SIGKILL)\n"
+    (tmp_path / "site" / "sitecustomize.py").write_text(kill)
+    path = os.pathsep.join(filter(None, [str(tmp_path / "site"), os.environ.get("PYTHONPATH")]))
+    started = [launch(host, **({"PYTHONPATH": path} if host == dying else {})) for host in (0, 1)]
+    assert [process.wait() for process in started] == [6, 6]
+    said = [(tmp_path / f"host{host}.log").read_text() for host in (0, 1)]
+    name = ("xt-a", "xt-b")[dying]
+    assert "was ended by SIGKILL and left no message" in said[dying]
+    assert f"error: xtuner sft on {name} ended before the ranks had met: rank " in said[1 - dying], said
 
 
 def test_a_machine_that_died_comes_back_and_the_run_goes_on(hosts, launch, tmp_path):

@@ -11,8 +11,8 @@ from xtuner.cli import console
 from xtuner.cli.run_choice import require_live_runs
 from xtuner.errors import TrainingFailed, error_for_exit_code
 from xtuner.run.layout import RunDir
-from xtuner.run.status import END_STATES, read_status
-from xtuner.run.supervision import Supervision, read_supervision
+from xtuner.run.status import END_STATES
+from xtuner.run.supervision import Supervision, read_supervision, state_of
 from xtuner.run.tail import FileTail
 
 _POLL_S = 0.2
@@ -41,18 +41,10 @@ def command(
     show_end(run_dir, supervision)
 
 
-def has_ended(run_dir: RunDir, *, may_restart: bool) -> bool:
-    """Whether the ranks are through, or the process that supervises them is: the last of them to go.
-
-    Where torchrun may start failed ranks again (`may_restart`), only the latter knows that they failed for good.
-    """
-    status, supervision = read_status(run_dir), read_supervision(run_dir)
-    if supervision is None or supervision.is_over:
-        return True
-    # Of a run that is resumed, the status is that of the launch before until the ranks begin.
-    if status is None or status.heartbeat_at < supervision.begun_at:
-        return False
-    return status.state in END_STATES and not (may_restart and status.state == "failed")
+def has_ended(run_dir: RunDir) -> bool:
+    """Whether the ranks are through for good, or the process that supervises them is: the last of them to go."""
+    supervision = read_supervision(run_dir)
+    return supervision is None or supervision.is_over or state_of(run_dir, time.time()) in END_STATES
 
 
 def wait_for_end(run_dir: RunDir, look: Callable[[], None] = lambda: None) -> Supervision | None:

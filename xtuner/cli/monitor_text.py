@@ -11,9 +11,9 @@ from xtuner.run.discover import discover
 from xtuner.run.figures import duration
 from xtuner.run.health import Alert
 from xtuner.run.layout import RunDir, find_runs, require_work_dir
-from xtuner.run.status import END_STATES, judge, read_status
+from xtuner.run.status import END_STATES
 from xtuner.run.summary import NUM_RECENT_LOSSES, RunSummary, rank_logs, summarise, summarise_files
-from xtuner.run.supervision import may_begin_again
+from xtuner.run.supervision import state_of
 from xtuner.run.tail import FileTail
 
 _POLL_S = 0.5
@@ -103,7 +103,7 @@ def _follow_to_end(work_dir: Path) -> str:
         console.say(_closing_line(run_dir, state))
     except KeyboardInterrupt:
         if run_dir:
-            console.say(f"left {run_dir.path}, {_closing_line(run_dir, judge(read_status(run_dir), time.time()))}")
+            console.say(f"left {run_dir.path}, {_closing_line(run_dir, state_of(run_dir, time.time()))}")
         return "left"
     return state
 
@@ -119,17 +119,12 @@ def _wait_for_run(work_dir: Path) -> RunDir:
 
 
 def _follow(run_dir: RunDir) -> str:
-    """Print the first rank's lines as they come, until the run ends; returns its state.
-
-    Ranks that failed may be started again: then it has not ended before its launch says so.
-    """
+    """Print the first rank's lines as they come, until the run ends; returns its state."""
     tail: FileTail | None = None
     has_heading = False
     seen_at = time.monotonic()
     while True:
-        # In this order: a launch that has ended leaves its last status, and after that no line is missed.
-        is_over = not may_begin_again(run_dir)
-        state = judge(read_status(run_dir), time.time())
+        state = state_of(run_dir, time.time())  # before the lines, so that none is missed
         if tail is None and (logs := rank_logs(run_dir)):
             tail = FileTail(logs[min(logs)])
         while tail and (lines := tail.read_lines()):
@@ -142,7 +137,7 @@ def _follow(run_dir: RunDir) -> str:
             seen_at = time.monotonic()
         elif time.monotonic() - seen_at > _GONE_AFTER_S:
             return "lost"
-        if state == "finished" or (is_over and state in (*END_STATES, "lost")):
+        if state in (*END_STATES, "lost"):
             return state
         time.sleep(_POLL_S)
 

@@ -6,8 +6,8 @@ from pathlib import Path
 
 from xtuner.errors import UsageError
 from xtuner.run.layout import RunDir, find_runs, require_work_dir
-from xtuner.run.status import ALIVE_STATES, Status, judge, read_status
-from xtuner.run.supervision import read_supervision, supervised_runs
+from xtuner.run.status import ALIVE_STATES, Status, read_status
+from xtuner.run.supervision import judge_launch, read_supervision, supervised_runs
 
 
 def require_live_runs(work_dir: Path) -> list[RunDir]:
@@ -24,11 +24,11 @@ def require_live_runs(work_dir: Path) -> list[RunDir]:
     if not known:
         raise UsageError(f"{work_dir} holds no runs", hint="pass the --work-dir of a run")
     newest = known[-1]
+    supervision = read_supervision(newest)
     status = read_status(newest)
-    state = judge(status, time.time())
+    state = judge_launch(supervision, status, time.time())
     if state in ALIVE_STATES and status is not None:
         raise _not_ours(newest, status)
-    supervision = read_supervision(newest)
     ended = supervision.message if supervision and supervision.message else (status.message if status else "")
     raise UsageError(
         f"no run in {work_dir} goes on; the newest, {newest.name}, is {state}" + (f": {ended}" if ended else ""),

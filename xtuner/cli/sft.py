@@ -90,6 +90,7 @@ def command(
         point = find_resume_point(config.resume, config.work_dir)
         if point:
             console.say(f"resuming {point.run_dir.path} after step {point.checkpoint.step}")
+            plan = replace(plan, checkpoint_seal=point.checkpoint.seal)
     if plan.rdzv_endpoint is not None:
         check_endpoint(plan.rdzv_endpoint, is_host_here=plan.node_rank == 0)
     if dry_run:
@@ -147,7 +148,7 @@ def launch_and_watch(plan: LaunchPlan) -> None:
 
     run_dir = start_detached(_prepare(plan))
     wants_stop = watch_launched(run_dir.path)
-    if has_ended(run_dir, may_restart=plan.max_restarts > 0):
+    if has_ended(run_dir):
         show_end(run_dir, wait_for_end(run_dir))  # soon: its ranks are through
     elif not wants_stop:
         _say_how_to_come_back(run_dir)

@@ -1,12 +1,41 @@
 """Why a launch failed: the first rank that failed, found in what torchrun kept."""
 
+import time
 from pathlib import Path
 
 from xtuner.errors import StoppedAndSaved, TrainingFailed, XTunerError, error_for_exit_code
 from xtuner.launch.job import Job
+from xtuner.launch.killed_ranks import run_dir_of
 from xtuner.run.failure import RankFailure, failures_of, find_killed, find_killed_before_restart, first_failure
 from xtuner.run.layout import RunDir
+from xtuner.run.rank_place import read_places
 from xtuner.run.status import read_status
+
+# A rank elsewhere that was killed says nothing itself: its launcher looks five times a second, and leaves its note on a
+# file system that may show it late.
+_LET_OTHERS_SPEAK_S = 5.0
+_LOOK_EVERY_S = 0.1
+
+
+def await_notes(log_dir: Path, job: Job) -> bool:
+    """Wait some seconds for the note of a rank elsewhere, where those here cannot tell; whether anything tells now.
+
+    Args:
+        log_dir: that of the attempt.
+        job: the launch, whose torchrun has ended.
+    """
+    if not read_places(log_dir) and find_killed(job.read_torchrun_log()):
+        return True  # before the ranks have met, none can end because of another one elsewhere
+    until = time.monotonic() + (_LET_OTHERS_SPEAK_S if job.num_machines > 1 else 0.0)
+    while _is_unexplained(first_failure(failures_of(log_dir, run_dir_of(job, log_dir)))):
+        if time.monotonic() >= until:
+            return False
+        time.sleep(_LOOK_EVERY_S)
+    return True
+
+
+def _is_unexplained(first: RankFailure | None) -> bool:
+    return first is None or first.is_consequence
 
 
 def explain_failure(log_dir: Path, torchrun_output: str, job: Job | None = None) -> XTunerError:
@@ -19,12 +48,9 @@ def explain_failure(log_dir: Path, torchrun_output: str, job: Job | None = None)
         torchrun_output: what torchrun itself printed; names the rank when that could leave no note (SIGKILL).
         job: has the notes of ranks on other machines; where memory ran out, options are sought with which it fits.
     """
-    first = first_failure(failures_of(log_dir, job.run_dir if job else None))
-    if first and not first.is_consequence:
-        return _tell(first, log_dir, job)
-    killed = _explain_silent_death(log_dir, torchrun_output, job)
-    if killed:
-        return killed
+    first = first_failure(failures_of(log_dir, run_dir_of(job, log_dir) if job else None))
+    if _is_unexplained(first):
+        first = find_killed(torchrun_output) or find_killed_before_restart(torchrun_output) or first
     if first:
         return _tell(first, log_dir, job)
     last = torchrun_output.strip().splitlines()[-1:] or ["it printed nothing"]
@@ -49,9 +75,15 @@ def _tell(failure: RankFailure, log_dir: Path, job: Job | None) -> XTunerError:
 
 
 def _advice(failure: RankFailure, job: Job | None) -> str:
-    if failure.needed_gib is None or job is None or job.run_dir is None:
+    if job is None or job.run_dir is None:
         return ""
-    # Here and below: it knows options, and who supervises a run for days stays small.
+    if failure.signal_name == "SIGKILL" and failure.is_here:
+        # Here and below: it knows options, and who supervises a run for days stays small.
+        from xtuner.launch.after_shortage import advice_after_kill
+
+        return advice_after_kill(job.run_dir, nproc=job.num_ranks, nnodes=job.num_machines)
+    if failure.needed_gib is None:
+        return ""
     from xtuner.launch.after_shortage import advice_after_shortage
 
     nproc = failure.num_local_ranks
@@ -61,16 +93,3 @@ def _advice(failure: RankFailure, job: Job | None) -> str:
 
 def _with_advice(hint: str, advice: str) -> str:
     return f"{hint}\n{advice}" if advice else hint
-
-
-def _explain_silent_death(log_dir: Path, torchrun_output: str, job: Job | None) -> XTunerError | None:
-    killed = find_killed(torchrun_output) or find_killed_before_restart(torchrun_output)
-    if killed is None:
-        return None
-    hint = killed.hint or f"all output of the ranks is in {log_dir}"
-    advice = ""
-    if killed.hint and job is not None and job.run_dir is not None:
-        from xtuner.launch.after_shortage import advice_after_kill
-
-        advice = advice_after_kill(job.run_dir, nproc=job.num_ranks, nnodes=1)
-    return TrainingFailed(killed.sentence, hint=_with_advice(hint, advice))

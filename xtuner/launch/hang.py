@@ -10,16 +10,14 @@ import signal
 import time
 from dataclasses import dataclass, field
 from datetime import datetime
-from pathlib import Path
 
 from xtuner.errors import TrainingFailed
-from xtuner.run.failure import RankFailure, leave_note
-from xtuner.run.hang import HANG_HINT, IdleTime, blame, hang_message
+from xtuner.run.hang import IdleTime, blame, hang_message, note_hang
 from xtuner.run.layout import RunDir
 from xtuner.run.logline import format_log
 from xtuner.run.process import ProcessIdentity
 from xtuner.run.pulse import Pulse, read_pulses
-from xtuner.run.status import mark_failed
+from xtuner.run.status import mark_ended
 
 _LOOK_EVERY_S = 1.0
 # A rank that can run has ended itself before so many beats beyond its patience.
@@ -81,16 +79,12 @@ class HangWatch:
         blamed = here[min(here) if found.rank is None else found.rank]
         message = hang_message(idle_s, found, self._run_dir)
         step = max(pulse.step for pulse in here.values())
-        failure = RankFailure(
-            blamed.rank, step, time.time(), TrainingFailed.exit_code, message, HANG_HINT, "", blamed.host
-        )
-        of_torchrun = [Path(blamed.error_file)] if blamed.error_file else []
-        leave_note(failure, TrainingFailed.__name__, *of_torchrun, self._run_dir.failure_note(blamed.rank))
+        note_hang(self._run_dir, message, blamed, by=blamed, step=step)
         self._say(message, blamed.rank)
         for pulse in here.values():
             pulse.process.send(signal.SIGKILL)
         try:
-            mark_failed(self._run_dir, message, failure.exit_code)
+            mark_ended(self._run_dir, message, TrainingFailed.exit_code)
         except OSError:
             pass
 

@@ -7,6 +7,7 @@ from xtuner.run.atomic import read_json, write_json
 from xtuner.run.layout import RunDir
 
 JOB_FILE = "job.json"
+NODES = "nodes"  # of a work dir: what the machines without rank 0 keep
 
 
 @dataclass(frozen=True)
@@ -20,6 +21,8 @@ class Job:
         num_ranks: ranks on this machine.
         environment: variables for torchrun and its ranks, besides those of the supervising process.
         max_restarts: how often torchrun starts failed ranks again.
+        num_machines: that train together.
+        meeting: where they meet, `host:port`; empty for a machine alone.
         claim: the number under which this launch has claimed the run that it goes on with; 0 for a new run.
     """
 
@@ -29,6 +32,8 @@ class Job:
     num_ranks: int
     environment: dict[str, str] = field(default_factory=dict)
     max_restarts: int = 0
+    num_machines: int = 1
+    meeting: str = ""
     claim: int = 0
 
     @property

@@ -28,6 +28,7 @@ class LaunchPlan:
         rdzv_endpoint: `host:port` where several machines meet.
         log_dir: where torchrun keeps what the ranks print; None lets them print to the terminal.
         max_restarts: how often ranks that failed are started again, from the newest checkpoint.
+        checkpoint_seal: of the checkpoint that `--resume` means, where that was verified already, see `seal_of`.
     """
 
     config: "TrainerConfig"
@@ -37,6 +38,7 @@ class LaunchPlan:
     rdzv_endpoint: str | None = None
     log_dir: Path | None = None
     max_restarts: int = 0
+    checkpoint_seal: str = ""
 
     @property
     def world_size(self) -> int:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from xtuner.errors import XTunerError
 from xtuner.launch.devices import find_hardware, threads_per_rank
 from xtuner.launch.estimate import estimate
-from xtuner.launch.job import Job
+from xtuner.launch.job import NODES, Job
 from xtuner.launch.model_sizes import sizes_of
 from xtuner.launch.plan import LaunchPlan, torchrun_command
 from xtuner.preflight import (
@@ -21,7 +21,7 @@ from xtuner.preflight import (
 )
 from xtuner.run.claim import claim_run
 from xtuner.run.layout import MEMORY_ESTIMATE_VARIABLE, RUN_DIR_VARIABLE, RunDir
-from xtuner.run.resume import find_resume_point
+from xtuner.run.resume import SEAL_VARIABLE, ResumePoint, find_resume_point
 
 if TYPE_CHECKING:
     from xtuner.data.prepare import Progress
@@ -44,14 +44,27 @@ def prepare_job(plan: LaunchPlan, on_progress: "Callable[[Progress], None] | Non
         EnvironmentFault: the cache or the work dir cannot be written.
     """
     environment = _defaults(plan) | _fingerprints(plan, on_progress) | _memory_estimate(plan)
-    run_dir, claim = _run_dir(plan) if plan.node_rank == 0 else (None, 0)
+    run_dir, point = _run_dir(plan) if plan.node_rank == 0 else (None, None)
+    claim = claim_run(point.run_dir, point.num_claims) if point else 0
     if run_dir:
         environment[RUN_DIR_VARIABLE] = str(run_dir.path.absolute())
+        if point:
+            environment[SEAL_VARIABLE] = point.checkpoint.seal
         log_dir = _free_log_dir(run_dir)
     else:
-        log_dir = plan.config.work_dir / "nodes" / f"node{plan.node_rank}-{os.getpid()}"
+        log_dir = plan.config.work_dir / NODES / f"node{plan.node_rank}-{os.getpid()}"
     command = torchrun_command(replace(plan, log_dir=log_dir))
-    return Job(tuple(command), log_dir, run_dir, plan.nproc_per_node, environment, plan.max_restarts, claim)
+    return Job(
+        tuple(command),
+        log_dir,
+        run_dir,
+        plan.nproc_per_node,
+        environment,
+        plan.max_restarts,
+        plan.nnodes,
+        plan.rdzv_endpoint or "",
+        claim,
+    )
 
 
 def _defaults(plan: LaunchPlan) -> dict[str, str]:
@@ -81,11 +94,9 @@ def _memory_estimate(plan: LaunchPlan) -> dict[str, str]:
     return {MEMORY_ESTIMATE_VARIABLE: f"{needs.logged_gib(hardware.kind):.3f}"}
 
 
-def _run_dir(plan: LaunchPlan) -> tuple[RunDir, int]:
-    point = find_resume_point(plan.config.resume, plan.config.work_dir)
-    if point is None:
-        return RunDir.create(plan.config.work_dir), 0
-    return point.run_dir, claim_run(point.run_dir, point.num_claims)
+def _run_dir(plan: LaunchPlan) -> tuple[RunDir, ResumePoint | None]:
+    point = find_resume_point(plan.config.resume, plan.config.work_dir, plan.checkpoint_seal)
+    return (point.run_dir, point) if point else (RunDir.create(plan.config.work_dir), None)
 
 
 def _free_log_dir(run_dir: RunDir) -> Path:

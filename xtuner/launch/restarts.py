@@ -24,21 +24,26 @@ class Restarts:
 
     Attributes:
         error: why the launch must end instead of going on; None while it need not.
+        num_restarts: how many attempts have begun after another.
     """
 
     def __init__(self, job: Job, run_dir: RunDir, say: Callable[[str], None]) -> None:
         self.error: XTunerError | None = None
+        self.num_restarts = 0
         self._job = job
         self._run_dir = run_dir
         self._say = say
         self._begun_at = time.time()
-        self._num_restarts = 0
         self._num_fruitless = 0  # since the newest checkpoint
         self._saved_step = newest_step(run_dir)
 
-    def attempt_began(self, before: Path) -> None:
-        """Take note that torchrun has started its ranks again; `before` has what they printed in the last attempt."""
-        self._num_restarts += 1
+    def attempt_began(self, before: Path) -> XTunerError:
+        """Take note that torchrun has started its ranks again, and say why.
+
+        Args:
+            before: what they printed in the last attempt.
+        """
+        self.num_restarts += 1
         step = newest_step(self._run_dir)
         self._num_fruitless = 1 if step > self._saved_step else self._num_fruitless + 1
         self._saved_step = step
@@ -47,8 +52,9 @@ class Restarts:
         self.error = self._why_not(cause)
         if self.error is None:
             origin = f"the checkpoint of step {step}" if step else "the beginning, as there is no checkpoint yet"
-            limit = f"{self._num_restarts} of {self._job.max_restarts}"
+            limit = f"{self.num_restarts} of {self._job.max_restarts}"
             self._say(f"{cause.message.partition(chr(10))[0]}; restart {limit}, from {origin}")
+        return cause
 
     def _why_not(self, cause: XTunerError) -> XTunerError | None:
         # A signal that a rank was sent alone: torchrun takes its leaving for a failure.

@@ -11,9 +11,11 @@ from typing import BinaryIO
 
 from xtuner.errors import EnvironmentFault, StoppedNotSaved, TrainingFailed, XTunerError
 from xtuner.launch.attempts import Attempts
-from xtuner.launch.failure import explain_failure, explain_stop
+from xtuner.launch.failure import await_notes, explain_failure, explain_stop
 from xtuner.launch.hang import HangWatch
 from xtuner.launch.job import Job
+from xtuner.launch.killed_ranks import KilledRanks
+from xtuner.launch.peers import Peers
 from xtuner.launch.restarts import Restarts
 from xtuner.launch.stop_signals import StopSignals
 from xtuner.launch.survivors import Survivors
@@ -47,7 +49,7 @@ def run_to_end(
             take_over_claim(job.run_dir, job.claim)
         try:
             job.log_dir.mkdir(parents=True, exist_ok=True)
-            file = supervise_here(job.home, is_detached=is_detached)
+            file = supervise_here(job.home, is_detached=is_detached, max_restarts=job.max_restarts, meeting=job.meeting)
         except OSError as error:
             raise EnvironmentFault(
                 f"{job.home.path} cannot be written: {error.strerror}", hint="check its permissions and the free disk"
@@ -117,6 +119,8 @@ class _Launch:
         self._num_noted = 0
         self._attempts = Attempts(job)
         self._survivors = Survivors(job)
+        self._killed_ranks = KilledRanks(job)
+        self._peers = Peers(job)
         self._log = _behind_what_is_there(FileTail(job.run_dir.rank_log(0))) if job.run_dir and on_line else None
         self._hang_watch = HangWatch(job.run_dir) if job.run_dir else None
         self._restarts = Restarts(job, job.run_dir, say) if job.run_dir else None
@@ -136,7 +140,8 @@ class _Launch:
             is_running = torchrun.poll() is None  # before the look, so that the last lines are seen
             self._look()
             if is_running:
-                if self._restarts and self._restarts.error:
+                self._peers.look(self._attempts.newest)
+                if self._own_error:
                     self._signals.end(torchrun)
                 self._signals.pass_on(torchrun)
                 if self._hang_watch:
@@ -147,14 +152,22 @@ class _Launch:
         if torchrun.returncode != 0:
             raise self._explain()
 
+    @property
+    def _own_error(self) -> XTunerError | None:
+        """Why the launch must end, though torchrun goes on."""
+        return (self._restarts.error if self._restarts else None) or self._peers.error
+
     def _look(self) -> None:
         """Take what is new: lines, attempts, signals."""
         while self._log and self._on_line and (lines := self._log.read_lines()):
             for line in lines:
                 self._on_line(line)
+        self._killed_ranks.look(self._attempts.newest)  # before the next attempt: it makes the notes forgotten
         for ended in self._attempts.look():
             if self._restarts:
-                self._restarts.attempt_began(ended)
+                after = self._restarts.attempt_began(ended)
+                number = self._restarts.num_restarts
+                self._file.update(num_restarts=number, restarted_at=time.time(), restarted_after=after.message)
         if len(self._signals.received) > self._num_noted:
             self._num_noted = len(self._signals.received)
             self._file.update(num_stop_signals=self._num_noted)
@@ -169,9 +182,11 @@ class _Launch:
                 f"stopped by {self._signals.first_name}; what was trained since the last checkpoint was not saved",
                 hint="start again with --resume auto, which goes on from the last checkpoint if there is one",
             )
-        if self._restarts and self._restarts.error:
-            return self._restarts.error
+        if self._own_error:
+            return self._own_error
         log_dir = self._attempts.newest or self._job.log_dir
+        if not await_notes(log_dir, self._job) and (error := self._peers.ended()):
+            return error
         return explain_failure(log_dir, self._job.read_torchrun_log(), self._job)
 
 

@@ -16,7 +16,7 @@ import secrets
 import shutil
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -43,10 +43,17 @@ class FileEntry:
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A directory with the name of a checkpoint; whether it is whole, `fault_of` tells."""
+    """A directory with the name of a checkpoint; whether it is whole, `fault_of` tells.
+
+    Attributes:
+        path: of the directory.
+        step: the optimizer step after which it was saved.
+        seal: as it was when every byte was compared with the manifest, see `seal_of`; empty where that was not done.
+    """
 
     path: Path
     step: int
+    seal: str = field(default="", compare=False)
 
     @property
     def tensors(self) -> Path:
@@ -121,11 +128,40 @@ def fault_of(checkpoint: Checkpoint, *, reads_files: bool = True) -> str | None:
         return f"its {MANIFEST} lists no files"
 
 
-def newest_whole(run_dir: RunDir) -> tuple[Checkpoint | None, list[Skipped]]:
-    """The newest checkpoint of a run that is whole, and the newer ones that are not."""
+def seal_of(checkpoint: Checkpoint) -> str:
+    """A hash over the manifest and over what the system says of each file; empty where a file cannot be seen.
+
+    While it is the same, no file has been written to or replaced: its `ctime` cannot be put back. Reading a hundred
+    gigabytes takes minutes, asking for this an instant.
+    """
+    digest = hashlib.sha256()
+    try:
+        digest.update((checkpoint.path / MANIFEST).read_bytes())
+        for entry in checkpoint.manifest()["files"]:
+            status = (checkpoint.path / entry["name"]).stat()
+            digest.update(f"{status.st_ino} {status.st_size} {status.st_ctime_ns}\n".encode())
+    except (OSError, ValueError, KeyError, TypeError):
+        return ""
+    return digest.hexdigest()
+
+
+def verify(checkpoint: Checkpoint, known_seal: str = "") -> tuple[Checkpoint, str | None]:
+    """The checkpoint with its seal, and why it cannot be used; None if it is whole.
+
+    Args:
+        checkpoint: the directory.
+        known_seal: that of the last time; the files are read again if it is another one now.
+    """
+    seal = seal_of(checkpoint)  # before the files are read: what is written meanwhile breaks it
+    reason = fault_of(checkpoint, reads_files=not seal or seal != known_seal)
+    return replace(checkpoint, seal=seal), reason
+
+
+def newest_whole(run_dir: RunDir, known_seal: str = "") -> tuple[Checkpoint | None, list[Skipped]]:
+    """The newest checkpoint of a run that is whole, and the newer ones that are not; `known_seal` as of `verify`."""
     skipped: list[Skipped] = []
-    for checkpoint in reversed(list_checkpoints(run_dir)):
-        reason = fault_of(checkpoint)
+    for named in reversed(list_checkpoints(run_dir)):
+        checkpoint, reason = verify(named, known_seal)
         if reason is None:
             return checkpoint, skipped
         skipped.append(Skipped(checkpoint, reason))

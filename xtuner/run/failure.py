@@ -15,10 +15,12 @@ from xtuner.errors import StoppedNotSaved, TrainingFailed
 from xtuner.run.layout import RunDir
 
 _TRACEBACK_LINES = 12
+_SUMMARY = re.compile(r"^\s*rank\s*:\s*(\d+)[^\n]*\n\s*exitcode\s*:\s*(-\d+) \(pid: (\d+)\)", re.MULTILINE)
 _LAUNCH = re.compile(r"torchrun-([0-9]{1,9})")
+# torchrun names the failure with the earliest whole second alone, and takes that in which it looks for a rank that was
+# killed: whoever lost its connection by that would come first.
+_CONSEQUENCE_LATER_S = 60
 _OUTPUT_BYTES = 2**16  # torchrun's summary is the end of what it prints
-# torchrun blames the rank with the smallest timestamp, in whole seconds, and dates one that left no note when it looks.
-_CONSEQUENCE_DELAY_S = 60
 # How gloo and NCCL report that a peer is gone.
 _BROKEN_CONNECTION = (
     "Connection closed by peer",
@@ -40,6 +42,7 @@ class RankFailure:
         needed_gib: what it had of memory and asked for, where it did not get it; None where memory was not the cause.
         num_ranks: of the run, where memory was.
         num_local_ranks: those on its machine.
+        signal_name: of what ended it before it could say anything; empty for a rank that has.
     """
 
     rank: int
@@ -53,6 +56,7 @@ class RankFailure:
     needed_gib: float | None = None
     num_ranks: int = 1
     num_local_ranks: int = 1
+    signal_name: str = ""
 
     @property
     def is_consequence(self) -> bool:
@@ -62,12 +66,19 @@ class RankFailure:
     @property
     def who(self) -> str:
         """The rank in words, with its machine where that is another one."""
-        return f"rank {self.rank}" + (f" on {self.host}" if self.host not in ("", socket.gethostname()) else "")
+        return f"rank {self.rank}" + ("" if self.is_here else f" on {self.host}")
+
+    @property
+    def is_here(self) -> bool:
+        """Whether it ran on this machine, as far as that is known."""
+        return self.host in ("", socket.gethostname())
 
     @property
     def sentence(self) -> str:
         """What happened."""
-        return f"{self.who} failed {self.when}: {self.message}"
+        return (
+            f"{self.who} was {self.message}" if self.signal_name else f"{self.who} failed {self.when}: {self.message}"
+        )
 
     @property
     def when(self) -> str:
@@ -98,7 +109,7 @@ def leave_note(failure: RankFailure, kind: str, *places: Path) -> None:
     """
     extra: dict[str, Any] = {
         "py_callstack": failure.traceback,
-        "timestamp": str(int(failure.time) + (_CONSEQUENCE_DELAY_S if failure.is_consequence else 0)),
+        "timestamp": str(int(failure.time) + (_CONSEQUENCE_LATER_S if failure.is_consequence else 0)),
         "time": failure.time,
         "rank": failure.rank,
         "step": failure.step,
@@ -106,6 +117,7 @@ def leave_note(failure: RankFailure, kind: str, *places: Path) -> None:
         "message": failure.message,
         "hint": failure.hint,
         "host": failure.host,
+        "signal_name": failure.signal_name,
     }
     if failure.needed_gib is not None:
         extra |= {
@@ -155,36 +167,34 @@ def first_failure(failures: list[RankFailure]) -> RankFailure | None:
     return next((failure for failure in about_first if failure.traceback), next(iter(about_first), None))
 
 
-@dataclass(frozen=True)
-class KilledRank:
-    """A rank that a signal ended before it could say anything."""
-
-    rank: int
-    signal_name: str
-
-    @property
-    def sentence(self) -> str:
-        """What happened."""
-        return f"rank {self.rank} was ended by {self.signal_name} and left no message"
-
-    @property
-    def hint(self) -> str:
-        """Where to look; empty for a signal that says nothing by itself."""
-        if self.signal_name != "SIGKILL":
-            return ""
-        return "often the kernel, out of memory: look at `dmesg`, use shorter packs or fewer ranks a machine"
+def end_by_signal(rank: int, number: int, *, host: str = "", time: float = 0.0) -> RankFailure:
+    """The end of a rank that the signal `number` ended before it could say anything; the rest as in `RankFailure`."""
+    name = signal.Signals(number).name if number in set(signal.Signals) else f"signal {number}"
+    hint = "often the kernel, out of memory: look at `dmesg`, use shorter packs or fewer ranks a machine"
+    return RankFailure(
+        rank,
+        step=0,
+        time=time,
+        exit_code=TrainingFailed.exit_code,
+        message=f"ended by {name} and left no message",
+        hint=hint if number == signal.SIGKILL else "",
+        traceback="",
+        host=host,
+        signal_name=name,
+    )
 
 
-def find_killed(torchrun_output: str) -> KilledRank | None:
+def find_killed(torchrun_output: str) -> RankFailure | None:
     """A rank that was killed leaves no note; torchrun's summary still says which and by what signal.
 
-    Those that torchrun asked to go are not meant: they end by its signal, or by ours where they do not go.
+    Those that torchrun asked to go are not meant: they end by its signal, or by ours where they do not go. What it
+    takes for the cause comes last.
     """
-    ends = re.findall(r"^\s*rank\s*:\s*(\d+)[^\n]*\n\s*exitcode\s*:\s*(-\d+) \(pid: (\d+)\)", torchrun_output, re.M)
-    return _first_killed(torchrun_output, ends)
+    others, _, cause = torchrun_output.rpartition("Root Cause")
+    return _first_killed(torchrun_output, [end for part in (cause, others) for end in _SUMMARY.findall(part)])
 
 
-def find_killed_before_restart(torchrun_output: str) -> KilledRank | None:
+def find_killed_before_restart(torchrun_output: str) -> RankFailure | None:
     """The same for the last attempt that torchrun gave up to start its ranks again: a summary comes at the end only."""
     failed = re.findall(r"failed \(exitcode: (-?\d+)\) local_rank: (\d+) \(pid: (\d+)\)", torchrun_output)[-1:]
     return _first_killed(torchrun_output, [(rank, exit_code, pid) for exit_code, rank, pid in failed])
@@ -195,18 +205,17 @@ def asked_to_go(torchrun_output: str) -> list[int]:
     return [int(pid) for pid in re.findall(r"Sending process (\d+) closing signal", torchrun_output)]
 
 
-def _first_killed(torchrun_output: str, ends: Iterable[tuple[str, str, str]]) -> KilledRank | None:
+def _first_killed(torchrun_output: str, ends: Iterable[tuple[str, str, str]]) -> RankFailure | None:
     """Of ranks, exit codes and process ids, the first that ended by a signal that torchrun did not cause."""
     asked = asked_to_go(torchrun_output)
     for rank, exit_code, pid in ends:
         number = -int(exit_code)
         if number > 0 and number != signal.SIGTERM and int(pid) not in asked:
-            name = signal.Signals(number).name if number in set(signal.Signals) else f"signal {number}"
-            return KilledRank(int(rank), name)
+            return end_by_signal(int(rank), number)
     return None
 
 
-def read_killed(run_dir: RunDir) -> KilledRank | None:
+def read_killed(run_dir: RunDir) -> RankFailure | None:
     """The same from what torchrun printed in a run that `xtuner sft` launched."""
     try:
         with (_newest_log_dir(run_dir) / "torchrun.log").open("rb") as file:
@@ -238,6 +247,7 @@ def _read(path: Path) -> RankFailure | None:
             needed_gib=float(extra["needed_gib"]) if "needed_gib" in extra else None,
             num_ranks=int(extra.get("num_ranks", 1)),
             num_local_ranks=int(extra.get("num_local_ranks", 1)),
+            signal_name=str(extra.get("signal_name", "")),
         )
     except (OSError, ValueError, KeyError, TypeError, RecursionError):
         return None

@@ -1,8 +1,12 @@
 """When a rank is taken for hung, and which one holds the others."""
 
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 
+from xtuner.errors import TrainingFailed
+from xtuner.run.failure import RankFailure, leave_note
 from xtuner.run.layout import RunDir
 from xtuner.run.process import state_of
 from xtuner.run.pulse import Pulse
@@ -60,6 +64,23 @@ class Blame:
 def hang_message(idle_s: float, found: Blame, run_dir: RunDir) -> str:
     """What the error of a hang says."""
     return f"hung: no progress for {idle_s:.0f} s; {found.text}; the stacks of the ranks are in {run_dir.logs}"
+
+
+def note_hang(run_dir: RunDir, message: str, blamed: Pulse, *, by: Pulse, step: int, traceback: str = "") -> None:
+    """Leave the note of a hang as that of a rank that failed; the rest as in `RankFailure`.
+
+    Args:
+        run_dir: of the run.
+        message: see `hang_message`.
+        blamed: the rank that the note is about.
+        by: the rank in whose place it is left, which ends by it.
+        step: at which the run hangs.
+        traceback: where the blamed rank is, if it could say it.
+    """
+    code = TrainingFailed.exit_code
+    failure = RankFailure(blamed.rank, step, time.time(), code, message, HANG_HINT, traceback, blamed.host)
+    of_torchrun = [Path(by.error_file)] if by.error_file else []
+    leave_note(failure, TrainingFailed.__name__, *of_torchrun, run_dir.failure_note(by.rank))
 
 
 def blame(before: Mapping[int, Pulse], after: Mapping[int, Pulse]) -> Blame:

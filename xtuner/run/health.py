@@ -7,10 +7,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from xtuner.run.facts import RunFacts, read_facts
-from xtuner.run.failure import KilledRank, RankFailure, failures_of, first_failure, read_killed
+from xtuner.run.failure import RankFailure, failures_of, first_failure, read_killed
 from xtuner.run.logline import LogLine
 from xtuner.run.status import ALIVE_STATES
 from xtuner.run.store import RunStore
+from xtuner.run.supervision import Supervision
 from xtuner.run.trends import (
     NUM_RECENT,
     find_creep,
@@ -25,7 +26,7 @@ _STALL_S = 60.0
 _STALL_STEPS = 5
 _PAUSE_S = 1800.0
 _LOOK_AGAIN_S = 5.0
-_PAUSES = ("evaluating", "exporting", "starting")
+_PAUSES = ("evaluating", "exporting", "starting", "restarting")
 # How the lines before a legitimate pause begin, where no status tells.
 _PAUSE_WORDS = ("evaluat", "export", "saving", "checkpoint", "reply at step")
 _DATA_BOUND_SHARE = 0.3
@@ -86,8 +87,7 @@ class Health:
         self._facts = facts or read_facts(store.files.run_dir)
         self._free_bytes = free_bytes
         self._failure: RankFailure | None = None
-        self._killed: KilledRank | None = None
-        self._looked_at = -math.inf
+        self._looked_at, self._looked_in = -math.inf, ""
         self._since: dict[tuple[str, int | None], float] = {}
 
     def check(self, now: float) -> list[Alert]:
@@ -121,29 +121,55 @@ class Health:
 
     def _find_end(self, now: float) -> Iterator[Alert]:
         store = self._store
-        if not 0 <= now - self._looked_at < _LOOK_AGAIN_S:
-            self._looked_at = now
-            attempts = store.files.attempts[-1:]  # what failed before, torchrun has started again
-            self._failure = first_failure(failures_of(attempts[0] if attempts else None, store.files.run_dir))
-            self._killed = read_killed(store.files.run_dir) if store.files.run_dir else None
+        if not 0 <= now - self._looked_at < _LOOK_AGAIN_S or store.state != self._looked_in:
+            self._looked_at, self._looked_in = now, store.state
+            self._failure = self._first_failure()
         if store.state == "finished":
             return
-        if self._failure and not self._failure.is_consequence:
-            yield _failed(self._failure)
-        elif self._killed:
-            hint = self._killed.hint or f"what the ranks printed is in {store.files.path / 'logs'}"
-            evidence = _last_loud(store) or f"last step {store.step}"
-            yield Alert("failed", CRITICAL, self._killed.sentence, evidence, hint, self._killed.rank, store.step)
-        elif self._failure and store.state != "stopped":
-            yield _failed(self._failure)
-        elif store.state == "failed":
-            message = next((told.message for told in (store.status, store.launch) if told and told.message), "")
-            where = f"what the ranks printed is in {store.files.path / 'logs'}"
-            yield Alert("failed", CRITICAL, f"the run failed at step {store.step}", message or _last_loud(store), where)
+        launch, is_restarting = store.launch, store.state == "restarting"
+        failed = self._failed() or (self._failed_silently() if is_restarting else None)
+        if failed and launch and (is_restarting or launch.may_restart):
+            yield _restarting(failed, launch, has_begun=launch.is_newer_than(store.status))
+        elif failed:
+            yield failed
         elif store.state == "lost":
             age = "no heartbeat for a minute, or its process is gone"
             hint = "start it again; if no log says why it ended, ask the kernel: dmesg | grep -i 'killed process'"
             yield Alert("lost", CRITICAL, f"the run is lost since step {store.step}", age, hint, step=store.step)
+
+    def _first_failure(self) -> RankFailure | None:
+        """The first rank that failed in the newest attempt: what failed before, torchrun has started again."""
+        run_dir, attempts = self._store.files.run_dir, self._store.files.attempts
+        first = first_failure(failures_of(attempts[-1] if attempts else None, run_dir))
+        if run_dir and (first is None or first.is_consequence):
+            return read_killed(run_dir) or first
+        return first
+
+    def _failed(self) -> Alert | None:
+        store, failure = self._store, self._failure
+        where = f"what the ranks printed is in {store.files.path / 'logs'}"
+        if failure and failure.signal_name:
+            evidence = _last_loud(store) or f"last step {store.step}"
+            return Alert(
+                "failed", CRITICAL, failure.sentence, evidence, failure.hint or where, failure.rank, store.step
+            )
+        if failure and not (failure.is_consequence and store.state == "stopped"):
+            hint = failure.hint or "fix what the last line of the traceback says, and start again"
+            evidence = failure.traceback_end
+            return Alert("failed", CRITICAL, failure.sentence, evidence, hint, failure.rank, failure.step)
+        if store.state == "failed":
+            message = next((told.message for told in (store.status, store.launch) if told and told.message), "")
+            text = f"the run failed at step {store.step}"
+            return Alert("failed", CRITICAL, text, message or _last_loud(store), where)
+        return None
+
+    def _failed_silently(self) -> Alert:
+        """An attempt that failed and of which nothing is left here but what its launch may have told of it."""
+        store, launch = self._store, self._store.launch
+        told = launch.restarted_after if launch and launch.is_newer_than(store.status) else ""
+        text, _, evidence = (told or f"the ranks failed at step {store.step}").partition("\n")
+        where = f"what the ranks printed is in {store.files.path / 'logs'}"
+        return Alert("failed", CRITICAL, text, evidence or _last_loud(store), where, step=store.step)
 
     def _find_loss(self) -> Iterator[Alert]:
         store, key = self._store, self._store.loss_key
@@ -293,9 +319,11 @@ class Health:
             yield Alert("disk", WARNING, text, evidence, f"make room: du -sh {path.parent}/*", step=self._store.step)
 
 
-def _failed(failure: RankFailure) -> Alert:
-    hint = failure.hint or "fix what the last line of the traceback says, and start again"
-    return Alert("failed", CRITICAL, failure.sentence, failure.traceback_end, hint, failure.rank, failure.step)
+def _restarting(failed: Alert, launch: Supervision, *, has_begun: bool) -> Alert:
+    """The alert about a failure after which torchrun starts the ranks again, or has just done so."""
+    number = launch.num_restarts + (0 if has_begun else 1)
+    text = f"{failed.text}; the ranks are started again, restart {number} of {launch.max_restarts}"
+    return replace(failed, kind="restarting", level=WARNING, text=text)
 
 
 def _last_loud(store: RunStore) -> str:

@@ -10,7 +10,8 @@ from xtuner.run.atomic import read_json, read_object, write_json
 from xtuner.run.checkpoints import Checkpoint, fault_of, list_checkpoints
 from xtuner.run.exports import is_verified
 from xtuner.run.layout import RunDir, list_runs
-from xtuner.run.status import judge, read_status
+from xtuner.run.status import read_status
+from xtuner.run.supervision import judge_launch, read_supervision
 
 SCHEMA = 1
 _EXPORT_NAME = re.compile(r"hf-([0-9]+)")
@@ -48,12 +49,13 @@ def scan(work_dir: Path) -> dict[str, Any]:
 def describe(run_dir: RunDir) -> dict[str, Any]:
     """One run as an index entry; files that are missing or broken leave their fields empty."""
     record = read_object(run_dir.run_json)
+    launch = read_supervision(run_dir)  # first: a launch that has ended leaves its last status
     status = read_status(run_dir)
     exports = _list_exports(run_dir)
     return {
         "name": run_dir.name,
         "created": record.get("created"),
-        "state": judge(status, time.time()),
+        "state": judge_launch(launch, status, time.time()),
         "step": status.step if status else 0,
         "total_steps": status.total_steps if status else 0,
         "model": record.get("model"),

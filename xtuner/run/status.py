@@ -7,12 +7,15 @@ import time
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
+from xtuner.errors import StoppedAndSaved, StoppedNotSaved
 from xtuner.run.atomic import read_json, write_json
 from xtuner.run.layout import RunDir
 from xtuner.run.process import ProcessIdentity, is_running, this_process
 
-ALIVE_STATES = ("starting", "running", "evaluating", "exporting")
+# `restarting` is a word of readers, see `judge_launch`: no rank is there to write it.
+ALIVE_STATES = ("starting", "running", "evaluating", "exporting", "restarting")
 END_STATES = ("finished", "failed", "stopped")
+_STATE_OF_EXIT = {0: "finished", StoppedAndSaved.exit_code: "stopped", StoppedNotSaved.exit_code: "stopped"}
 LOST_AFTER_S = 60.0
 # A thread that is stuck in a write (a hung network file system) must not hold up the end of the training.
 _JOIN_TIMEOUT_S = 10.0
@@ -77,15 +80,20 @@ def read_status(run_dir: RunDir) -> Status | None:
     return None
 
 
-def mark_failed(run_dir: RunDir, message: str, exit_code: int) -> None:
-    """Let the status of a run whose first rank cannot say it any more be `failed`.
+def state_of_exit(exit_code: int) -> str:
+    """The state of a run that ended with `exit_code`."""
+    return _STATE_OF_EXIT.get(exit_code, "failed")
+
+
+def mark_ended(run_dir: RunDir, message: str, exit_code: int) -> None:
+    """Let the status say how a run has ended whose first rank cannot say it any more, or not yet; others stay.
 
     Raises:
         OSError: the old status is still there.
     """
     status = read_status(run_dir)
     if status and status.state in ALIVE_STATES:
-        write_status(run_dir, replace(status, state="failed", exit_code=exit_code, message=message))
+        write_status(run_dir, replace(status, state=state_of_exit(exit_code), exit_code=exit_code, message=message))
 
 
 def judge(status: Status | None, now: float) -> str:

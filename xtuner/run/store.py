@@ -108,8 +108,9 @@ class RunStore:
         run_dir = self.files.run_dir
         if run_dir is None:
             return
-        self.status = read_status(run_dir)
+        # In this order: a launch that has ended leaves its last status.
         self.launch = read_supervision(run_dir)
+        self.status = read_status(run_dir)
         self.state = judge_launch(self.launch, self.status, now)
         self._read_evaluations()
         if not 0 <= now - self._looked_at < _LOOK_AGAIN_S:

@@ -9,20 +9,15 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from xtuner.errors import StoppedAndSaved, StoppedNotSaved
+from xtuner.errors import StoppedNotSaved, TrainingFailed
 from xtuner.run.atomic import read_json, write_json
 from xtuner.run.layout import RunDir, find_runs
 from xtuner.run.process import ProcessIdentity, this_process
-from xtuner.run.status import ALIVE_STATES, Status, judge, read_status
+from xtuner.run.status import ALIVE_STATES, Status, judge, read_status, state_of_exit
 
 SCHEMA = 1
 # How long ranks may take to begin, on a machine whose processes cannot be looked at from here.
 STARTS_WITHIN_S = 600.0
-_STATE_OF_EXIT = {
-    0: "finished",
-    StoppedAndSaved.exit_code: "stopped",
-    StoppedNotSaved.exit_code: "stopped",
-}
 _KINDS: dict[str, tuple[type, ...]] = {
     "host": (str,),
     "pid": (int,),
@@ -33,6 +28,11 @@ _KINDS: dict[str, tuple[type, ...]] = {
     "exit_code": (int, type(None)),
     "message": (str,),
     "hint": (str,),
+    "max_restarts": (int,),
+    "num_restarts": (int,),
+    "restarted_at": (int, float),
+    "restarted_after": (str,),
+    "meeting": (str,),
 }
 
 
@@ -47,6 +47,11 @@ class Supervision:
         num_stop_signals: how many signals it has been sent that ask the run to stop.
         exit_code: how the launch ended; None while it goes on.
         message, hint: of the error that it ended with.
+        max_restarts: how often torchrun starts failed ranks again.
+        num_restarts: how often it has.
+        restarted_at: when it last did, in seconds since the epoch; 0 if it never has.
+        restarted_after: the error of the attempt before.
+        meeting: where it meets the launches of other machines, `host:port`.
     """
 
     host: str
@@ -58,6 +63,11 @@ class Supervision:
     exit_code: int | None = None
     message: str = ""
     hint: str = ""
+    max_restarts: int = 0
+    num_restarts: int = 0
+    restarted_at: float = 0.0
+    restarted_after: str = ""
+    meeting: str = ""
 
     @property
     def process(self) -> ProcessIdentity:
@@ -79,15 +89,31 @@ class Supervision:
         """Whether nothing more is to come of it."""
         return self.has_ended or self.is_lost
 
+    @property
+    def ranks_begun_at(self) -> float:
+        """When torchrun last started the ranks, in seconds since the epoch."""
+        return max(self.begun_at, self.restarted_at)
 
-def supervise_here(home: RunDir, *, is_detached: bool) -> "SupervisionFile":
-    """Write that this process supervises the run in `home` from now on.
+    @property
+    def may_restart(self) -> bool:
+        """Whether torchrun starts the ranks again if they fail."""
+        return self.num_restarts < self.max_restarts and self.num_stop_signals == 0 and not self.is_over
+
+    def is_newer_than(self, status: Status | None) -> bool:
+        """Whether the ranks that it started last have not said anything yet."""
+        return status is None or status.heartbeat_at < self.ranks_begun_at
+
+
+def supervise_here(home: RunDir, *, is_detached: bool, max_restarts: int = 0, meeting: str = "") -> "SupervisionFile":
+    """Write that this process supervises the run in `home` from now on; the rest as in `Supervision`.
 
     Raises:
         OSError: it cannot be written.
     """
-    process = this_process()
-    return SupervisionFile(home, Supervision(process.host, process.pid, process.born, is_detached, time.time()))
+    it = this_process()
+    begun_at = time.time()
+    known = Supervision(it.host, it.pid, it.born, is_detached, begun_at, max_restarts=max_restarts, meeting=meeting)
+    return SupervisionFile(home, known)
 
 
 class SupervisionFile:
@@ -127,33 +153,55 @@ def _read(home: RunDir) -> Supervision | None:
     return None
 
 
-def may_begin_again(run_dir: RunDir) -> bool:
-    """Whether the ranks of a run that have ended may be started again: its launch has not said how it ended.
-
-    A supervising process on another machine is believed for as long as ranks may take to begin.
-    """
-    known = read_supervision(run_dir)
-    if known is None or known.is_over:
-        return False
-    status = read_status(run_dir)
-    last_sign = max(known.begun_at, status.heartbeat_at if status else 0.0)
-    return known.process.is_here or time.time() - last_sign < STARTS_WITHIN_S
+def state_of(run_dir: RunDir, now: float) -> str:
+    """The state of a run as a reader should show it at `now`, in seconds since the epoch; see `judge_launch`."""
+    # In this order: a launch that has ended leaves its last status.
+    launch = read_supervision(run_dir)
+    return judge_launch(launch, read_status(run_dir), now)
 
 
 def judge_launch(launch: Supervision | None, status: Status | None, now: float) -> str:
-    """The state of a run as `judge` has it, and before its ranks have said anything: that it starts, or how it ended.
+    """The state of a run as `judge` has it, and that of its launch where its ranks say nothing or not the last word.
+
+    Before they have said anything, that is how the launch stands: `starting`, or how it ended. A run whose ranks have
+    failed is `restarting` while torchrun will start them again, and until those have said something.
 
     Args:
         launch: the last launch of the run; None for one of torchrun itself.
-        status: what its ranks said, maybe those of a launch before.
+        status: what its ranks said, maybe those of a launch or of an attempt before.
         now: seconds since the epoch.
     """
-    if launch is None or (status is not None and status.heartbeat_at >= launch.begun_at):
+    if launch is None:
         return judge(status, now)
+    if status is None or launch.is_newer_than(status):
+        return _judge_before_ranks(launch, now)
+    state = judge(status, now)
+    return "restarting" if launch.may_restart and _is_failure(state, launch, status, now) else state
+
+
+def _judge_before_ranks(launch: Supervision, now: float) -> str:
     if launch.exit_code is not None:
-        return _STATE_OF_EXIT.get(launch.exit_code, "failed")
-    is_late = not launch.process.is_here and now - launch.begun_at >= STARTS_WITHIN_S
-    return "lost" if launch.is_lost or is_late else "starting"
+        return state_of_exit(launch.exit_code)
+    is_late = not launch.process.is_here and now - launch.ranks_begun_at >= STARTS_WITHIN_S
+    if launch.is_lost or is_late:
+        return "lost"
+    return "restarting" if launch.num_restarts else "starting"
+
+
+def _is_failure(state: str, launch: Supervision, status: Status, now: float) -> bool:
+    """Whether ranks that end so are started again.
+
+    A supervising process on another machine is believed for as long as ranks may take to begin, and not at all where
+    they left no word: the whole machine may be gone.
+    """
+    if state == "lost":
+        return launch.process.is_here
+    # Any other mistake, in options, data or machine, is there the next time too and ends the launch. A rank that is
+    # stopped by torchrun, as another one failed, has not saved.
+    is_failure = (state == "failed" and status.exit_code in (None, TrainingFailed.exit_code)) or (
+        state == "stopped" and status.exit_code == StoppedNotSaved.exit_code
+    )
+    return is_failure and (launch.process.is_here or now - status.heartbeat_at < STARTS_WITHIN_S)
 
 
 def supervised_runs(path: Path) -> list[RunDir]:
@@ -169,4 +217,5 @@ def is_supervised(run_dir: RunDir) -> bool:
     if known.process.is_here:
         return True
     now = time.time()
-    return judge(read_status(run_dir), now) in ALIVE_STATES or now - known.begun_at < STARTS_WITHIN_S
+    is_alive = judge_launch(known, read_status(run_dir), now) in ALIVE_STATES
+    return is_alive or now - known.ranks_begun_at < STARTS_WITHIN_S

@@ -16,18 +16,18 @@ from xtuner.run.supervision import supervise_here
     [("running", False, False), ("finished", True, True), ("stopped", True, True), ("failed", True, False)],
 )
 def test_the_ranks_tell_it_first(tmp_path, state, ends, ends_with_restarts):
-    run_dir = RunDir.create(tmp_path)
-    file = supervise_here(run_dir, is_detached=True)
-    assert not has_ended(run_dir, may_restart=False), "the ranks have not begun"
-    status = replace(start_status(10), state=state)
-    write_status(run_dir, replace(status, heartbeat_at=time.time() - 3600))
-    assert not has_ended(run_dir, may_restart=False), "that is how the launch before ended"
-    write_status(run_dir, status)
-    assert has_ended(run_dir, may_restart=False) == ends
-    assert has_ended(run_dir, may_restart=True) == ends_with_restarts
-    file.update(exit_code=6)
-    assert has_ended(run_dir, may_restart=True)
+    for max_restarts, is_end in ((0, ends), (1, ends_with_restarts)):
+        run_dir = RunDir.create(tmp_path)
+        file = supervise_here(run_dir, is_detached=True, max_restarts=max_restarts)
+        assert not has_ended(run_dir), "the ranks have not begun"
+        status = replace(start_status(10), state=state)
+        write_status(run_dir, replace(status, heartbeat_at=time.time() - 3600))
+        assert not has_ended(run_dir), "that is how the launch before ended"
+        write_status(run_dir, status)
+        assert has_ended(run_dir) == is_end
+        file.update(exit_code=6)
+        assert has_ended(run_dir)
 
 
 def test_a_run_without_a_supervisor_is_not_waited_for(tmp_path):
-    assert has_ended(RunDir.create(tmp_path), may_restart=False)
+    assert has_ended(RunDir.create(tmp_path))

@@ -164,7 +164,7 @@ def test_following_prints_lines_as_they_come_until_the_end(monitor, tmp_path):
 def test_following_goes_on_while_failed_ranks_are_started_again(monitor, tmp_path):
     """`--max-restarts`: between two attempts the status says `failed`, or is that of a process that was killed."""
     run = RunDir.create(tmp_path)
-    launch = supervise_here(run, is_detached=True)
+    launch = supervise_here(run, is_detached=True, max_restarts=2)
     append(run, step_line(1))
     set_state(run, "failed", exit_code=6)
     followed = threading.Event()

@@ -132,6 +132,12 @@ def test_a_killed_rank_is_found_in_the_summary(tmp_path):
     assert "rank 3 was ended by SIGKILL" in error.message and "memory" in error.hint
 
 
+def test_the_rank_that_torchrun_takes_for_the_cause_is_named_before_those_that_had_to_be_killed_too(tmp_path):
+    output = SUMMARY.replace("exitcode  : -15", "exitcode  : -9")
+    assert "rank 3 was ended by SIGKILL" in explain_failure(tmp_path, output).message
+    assert "rank 0 was ended by SIGKILL" in explain_failure(tmp_path, output.replace("Root Cause", "")).message
+
+
 def test_a_rank_killed_before_a_restart_is_found_in_the_line_about_the_last_attempt(tmp_path):
     lines = "E0101 api.py:1002] failed (exitcode: 6) local_rank: 0 (pid: 7) of binary: python\n"
     lines += "E0101 api.py:1002] failed (exitcode: -9) local_rank: 1 (pid: 8) of binary: python\n"

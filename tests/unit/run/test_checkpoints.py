@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -11,10 +12,20 @@ import pytest
 from xtuner.errors import UsageError, WorkDirInUse
 from xtuner.run import checkpoints as files
 from xtuner.run.atomic import read_json, write_json
-from xtuner.run.checkpoints import Checkpoint, commit, durable_entry, fault_of, list_checkpoints, newest_whole, prune
+from xtuner.run.checkpoints import (
+    Checkpoint,
+    commit,
+    durable_entry,
+    fault_of,
+    list_checkpoints,
+    newest_whole,
+    prune,
+    seal_of,
+    verify,
+)
 from xtuner.run.layout import RunDir
 from xtuner.run.leftovers import clear_run, clear_work_dir
-from xtuner.run.resume import find_resume_point
+from xtuner.run.resume import find_resume_point, resume_point_in
 from xtuner.run.status import Status, write_status
 
 
@@ -101,6 +112,48 @@ def test_the_newest_whole_one_is_taken_and_the_others_are_named(run_dir):
     assert [(item.checkpoint.step, item.reason) for item in skipped] == [
         (30, "dcp/__0_0.distcp is not what was written (its SHA-256 differs)")
     ]
+
+
+def test_a_checkpoint_that_was_verified_is_read_again_only_where_it_was_touched(run_dir, monkeypatch):
+    read, sha256_of = [], files.sha256_of
+    monkeypatch.setattr(files, "sha256_of", lambda path: read.append(path) or sha256_of(path))
+    named = _save(run_dir, 10)
+    path = named.path / "dcp" / "__0_0.distcp"
+    read.clear()
+    checkpoint, reason = verify(named)
+    assert reason is None and checkpoint.seal and read == [path]
+    assert verify(named, checkpoint.seal) == (checkpoint, None) == verify(named, checkpoint.seal)
+    assert newest_whole(run_dir, checkpoint.seal)[0].seal == checkpoint.seal
+    point = find_resume_point(str(named.path), run_dir.work_dir, checkpoint.seal)
+    assert point.checkpoint == resume_point_in(run_dir, "auto", checkpoint.seal).checkpoint == checkpoint
+    assert read == [path], "whoever knows the seal reads nothing"
+    assert verify(named, "another") == (checkpoint, None) and read == [path] * 2
+
+    before = path.stat()
+    _flip(path)
+    os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
+    assert "differs" in verify(named, checkpoint.seal)[1]
+    os.truncate(path, before.st_size - 1)
+    assert "bytes instead of" in verify(named, checkpoint.seal)[1]
+
+
+@pytest.mark.parametrize("change", ["manifest", "missing"])
+def test_a_seal_does_not_outlive_the_manifest_or_a_file(run_dir, change):
+    checkpoint, _ = verify(_save(run_dir, 10))
+    if change == "manifest":
+        path = checkpoint.path / "MANIFEST.json"
+        path.write_text(path.read_text().replace('"sha256": "', '"sha256": "0'))
+    else:
+        (checkpoint.path / "dcp" / "__0_0.distcp").unlink()
+    assert verify(checkpoint, checkpoint.seal)[1] and seal_of(checkpoint) != checkpoint.seal
+
+
+def test_the_seal_says_nothing_about_a_copy(tmp_path):
+    first = _save(RunDir.create(tmp_path), 10)
+    second = Checkpoint(RunDir.create(tmp_path).checkpoints / first.path.name, 10)
+    shutil.copytree(first.path, second.path)
+    _flip(second.path / "dcp" / "__0_0.distcp")
+    assert "differs" in verify(second, verify(first)[0].seal)[1]
 
 
 def test_a_whole_checkpoint_is_never_overwritten_and_a_broken_one_is_put_aside(run_dir):

@@ -17,6 +17,7 @@ from xtuner.run.logline import StepLine, format_log, format_step
 from xtuner.run.metrics import MetricsWriter
 from xtuner.run.status import start_status, write_status
 from xtuner.run.store import RunStore
+from xtuner.run.supervision import supervise_here
 
 BEGUN = datetime(2025, 8, 29, 9, 0, 0)
 ROOMY = 2**50
@@ -267,6 +268,36 @@ def test_what_failed_before_torchrun_started_again_is_past(scene):
         scene.run.attempt_logs(attempt).mkdir()
     scene.step(range(1, 8), 2)
     assert scene.alerts() == {}
+
+
+def test_a_failure_after_which_the_ranks_are_started_again_is_told_until_they_have_said_something(scene):
+    launch = supervise_here(scene.run, is_detached=True, max_restarts=2)
+    launch.update(begun_at=0.0)
+    scene.step(range(1, 8), 2)
+    note(scene, 1, 100, "ValueError: bad row")
+    scene.set_state("failed", exit_code=6, message="rank 0 lost its peer")
+    scene.look()
+    [alert] = scene.alerts().values()
+    assert (alert.kind, alert.level, scene.store.state) == ("restarting", "warning", "restarting")
+    assert alert.text == ("rank 1 failed in step 7: ValueError: bad row; the ranks are started again, restart 1 of 2")
+    assert alert.evidence.endswith("ValueError: bad row")
+
+    scene.run.attempt_logs(1).mkdir()
+    scene.look()
+    launch.update(num_restarts=1, restarted_at=scene.now, restarted_after="rank 1 failed: bad row\n  line 29")
+    [alert] = scene.alerts().values()
+    assert (alert.kind, alert.evidence) == ("restarting", "  line 29"), "its notes are no longer where they were"
+    assert alert.text == "rank 1 failed: bad row; the ranks are started again, restart 1 of 2"
+
+    scene.now += 1
+    scene.set_state("running")
+    assert scene.alerts() == {}
+    scene.set_state("running", pid=0)
+    [alert] = scene.alerts().values()
+    assert alert.text.startswith("the ranks failed at step 7; the ranks are"), "they have left no word"
+    launch.update(exit_code=6, message="gave up")
+    scene.set_state("failed", exit_code=6)
+    assert scene.alerts()["failed"].level == "critical"
 
 
 def test_a_failure_without_notes_quotes_the_last_words(scene):

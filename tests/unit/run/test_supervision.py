@@ -12,7 +12,7 @@ import pytest
 
 from xtuner.run.layout import RunDir
 from xtuner.run.status import start_status, write_status
-from xtuner.run.supervision import judge_launch, may_begin_again, read_supervision, supervise_here, supervised_runs
+from xtuner.run.supervision import judge_launch, read_supervision, state_of, supervise_here, supervised_runs
 
 
 def _edit(run_dir, **changes):
@@ -57,18 +57,75 @@ def test_on_another_host_the_heartbeat_of_the_run_tells(tmp_path):
     assert not read_supervision(run_dir).is_lost
 
 
-def test_ranks_that_ended_may_begin_again_until_the_launch_ends(tmp_path):
+# How ranks end that torchrun starts again: one fails, one is stopped as another was killed, the first one is killed.
+_FAILURES = [
+    {"state": "failed", "exit_code": 6},
+    {"state": "failed"},
+    {"state": "stopped", "exit_code": 8},
+    {"state": "running", "pid": 0},
+]
+
+
+@pytest.mark.parametrize("end", _FAILURES, ids=lambda end: "-".join(map(str, end.values())))
+def test_a_run_whose_ranks_failed_is_restarting_while_they_may_be_started_again(tmp_path, end):
     run_dir = RunDir.create(tmp_path)
-    write_status(run_dir, replace(start_status(10), state="failed"))
-    assert not may_begin_again(run_dir), "started by torchrun itself"
-    file = supervise_here(run_dir, is_detached=True)
-    assert may_begin_again(run_dir)
+    write_status(run_dir, replace(start_status(10), **end))
+    without = state_of(run_dir, time.time())
+    assert without != "restarting", "started by torchrun itself"
+    file = supervise_here(run_dir, is_detached=True, max_restarts=1)
+    ended = replace(start_status(10), **end)
+    write_status(run_dir, ended)
+    assert state_of(run_dir, time.time()) == "restarting" and supervised_runs(tmp_path) == [run_dir]
+    file.update(num_restarts=1, restarted_at=ended.heartbeat_at + 1)
+    assert state_of(run_dir, time.time()) == "restarting", "the new ranks have said nothing yet"
+    write_status(run_dir, replace(start_status(10), heartbeat_at=ended.heartbeat_at + 2))
+    assert state_of(run_dir, time.time()) == "starting"
+    write_status(run_dir, replace(ended, heartbeat_at=ended.heartbeat_at + 3))
+    assert state_of(run_dir, time.time()) == without, "none is left"
+    file.update(num_restarts=0, restarted_at=0, num_stop_signals=1)
+    assert state_of(run_dir, time.time()) == without, "a launch that is stopped starts nothing"
+    file.update(num_stop_signals=0, exit_code=6)
+    assert state_of(run_dir, time.time()) == without
+
+
+@pytest.mark.parametrize(
+    "end",
+    [
+        {"state": "failed", "exit_code": 4},
+        {"state": "stopped", "exit_code": 7},
+        {"state": "finished", "exit_code": 0},
+        {"state": "running"},
+    ],
+    ids=lambda end: "-".join(map(str, end.values())),
+)
+def test_what_is_no_failure_or_there_the_next_time_too_is_no_restart(tmp_path, end):
+    run_dir = RunDir.create(tmp_path)
+    supervise_here(run_dir, is_detached=True, max_restarts=5)
+    write_status(run_dir, replace(start_status(10), **end))
+    assert state_of(run_dir, time.time()) == end["state"]
+
+
+def test_a_supervisor_on_another_host_is_believed_for_ten_minutes_to_restart_ranks_that_said_they_failed(tmp_path):
+    run_dir = RunDir.create(tmp_path)
+    supervise_here(run_dir, is_detached=True, max_restarts=1)
     _edit(run_dir, host="another-host", begun_at=0)
-    assert may_begin_again(run_dir), "its ranks failed just now"
-    write_status(run_dir, replace(start_status(10), state="failed", heartbeat_at=0))
-    assert not may_begin_again(run_dir)
-    file.update(exit_code=6)
-    assert not may_begin_again(run_dir)
+    failed = replace(start_status(10), state="failed", exit_code=6)
+    write_status(run_dir, failed)
+    assert state_of(run_dir, failed.heartbeat_at + 599) == "restarting" and supervised_runs(tmp_path) == [run_dir]
+    assert state_of(run_dir, failed.heartbeat_at + 601) == "failed"
+    write_status(run_dir, replace(failed, state="running", exit_code=None))
+    assert state_of(run_dir, failed.heartbeat_at + 100) == "lost", "the whole machine may be gone"
+    _edit(run_dir, num_restarts=1, restarted_at=failed.heartbeat_at + 100)
+    assert state_of(run_dir, failed.heartbeat_at + 200) == "restarting"
+    assert state_of(run_dir, failed.heartbeat_at + 701) == "lost"
+
+
+def test_a_process_that_is_gone_restarts_nothing(tmp_path):
+    run_dir = RunDir.create(tmp_path)
+    supervise_here(run_dir, is_detached=True, max_restarts=1)
+    write_status(run_dir, replace(start_status(10), state="failed", exit_code=6))
+    _edit(run_dir, born="long ago")
+    assert state_of(run_dir, time.time()) == "failed" and supervised_runs(tmp_path) == []
 
 
 @pytest.mark.parametrize(

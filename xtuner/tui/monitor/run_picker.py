@@ -13,7 +13,8 @@ from textual.widgets import Label, OptionList
 from textual.widgets.option_list import Option
 
 from xtuner.run.discover import RunFiles
-from xtuner.run.status import judge, read_status
+from xtuner.run.status import read_status
+from xtuner.run.supervision import judge_launch, read_supervision
 from xtuner.tui.monitor.key_hint import key_of
 from xtuner.tui.widgets.braille import GlyphSet
 from xtuner.tui.widgets.cells import crop, one_line
@@ -26,11 +27,12 @@ _MIN_CELLS = 8
 
 def describe(files: RunFiles, glyphs: GlyphSet) -> str:
     """One run in a line."""
-    status = read_status(files.run_dir) if files.run_dir else None
     name = crop(one_line(files.path.name), _MAX_NAME)
+    launch = read_supervision(files.run_dir) if files.run_dir else None
+    status = read_status(files.run_dir) if files.run_dir else None
     if status is None:
         return f"{name}  {len(files.logs)} logs"
-    state = pill_text(judge(status, time.time()), glyphs)
+    state = pill_text(judge_launch(launch, status, time.time()), glyphs)
     return f"{name} {state} step {status.step:,}/{status.total_steps:,}"
 
 

@@ -13,6 +13,7 @@ from xtuner.tui.widgets.cells import fit, num_cells, one_line
 _STATES = {
     "waiting": ("◌", ".", "-waiting"),
     "starting": ("◌", ".", "-waiting"),
+    "restarting": ("◌", ".", "-warning"),
     "running": ("►", ">", "-good"),
     "evaluating": ("►", ">", "-good"),
     "exporting": ("►", ">", "-good"),
@@ -41,7 +42,7 @@ def pill_look(state: str) -> str:
 
 
 class StatePill(Widget):
-    """One of starting, running, paused, stalled, stopped, finished, failed, lost; another word is shown as it is."""
+    """The states that readers show, and `paused`; another word is shown as it is."""
 
     DEFAULT_CSS = """
     StatePill {

@@ -6,12 +6,14 @@ import sys
 import time
 import traceback
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import NoReturn
 
 from xtuner.errors import OutOfMemory, StoppedAndSaved, StoppedNotSaved, TrainingFailed, XTunerError
 from xtuner.run.failure import RankFailure, leave_note
-from xtuner.run.layout import RunDir
+from xtuner.run.rank_place import own_place
+from xtuner.run.status import mark_ended
 from xtuner.run.text import describe_error
 from xtuner.v1.config import TrainerConfig
 from xtuner.v1.train.signals import ignore_stop_signals
@@ -50,7 +52,7 @@ def train_and_exit(config: TrainerConfig) -> None:
         step = trainer.step if trainer else 0
         if trainer:
             trainer.report_end(error)
-        fail(error, step=step, run_dir=trainer.run_dir if trainer else None)
+        fail(error, step=step)
     sys.stderr.flush()
     sys.stdout.flush()
     # Not through the interpreter's exit: destructors of gloo's threads abort the process there now and then
@@ -58,12 +60,12 @@ def train_and_exit(config: TrainerConfig) -> None:
     os._exit(0)
 
 
-def fail(error: Exception, *, step: int, run_dir: RunDir | None = None) -> NoReturn:
+def fail(error: Exception, *, step: int) -> NoReturn:
     """Say `error` once, leave a note for the launcher of this machine and for others, and end the process at once.
 
     At once: leaving through the interpreter would run collectives that wait for ranks which are gone.
     """
-    _note_failure(error, step, run_dir)
+    _note_failure(error, step)
     is_shared_mistake = isinstance(error, XTunerError) and not isinstance(error, TrainingFailed | StoppedNotSaved)
     if is_shared_mistake and os.environ.get("LOCAL_RANK", "0") != "0":
         time.sleep(_LET_FIRST_SPEAK_S)
@@ -76,7 +78,7 @@ def fail(error: Exception, *, step: int, run_dir: RunDir | None = None) -> NoRet
     os._exit(error.exit_code if isinstance(error, XTunerError) else TrainingFailed.exit_code)
 
 
-def _note_failure(error: Exception, step: int, run_dir: RunDir | None) -> None:
+def _note_failure(error: Exception, step: int) -> None:
     known = error if isinstance(error, XTunerError) else TrainingFailed(str(error))
     failure = RankFailure(
         rank=int(os.environ.get("RANK", "0")),
@@ -93,6 +95,11 @@ def _note_failure(error: Exception, step: int, run_dir: RunDir | None) -> None:
         num_local_ranks=int(os.environ.get("LOCAL_WORLD_SIZE", "1")),
     )
     places = [Path(path)] if (path := os.environ.get("TORCHELASTIC_ERROR_FILE")) else []
-    if run_dir and not isinstance(error, StoppedAndSaved):
-        places.append(run_dir.failure_note(failure.rank))
+    place = own_place()
+    if place and not isinstance(error, StoppedAndSaved):
+        places.append(place.run_dir.failure_note(failure.rank))
     leave_note(failure, type(error).__name__, *places)
+    if place and failure.rank == 0:
+        # For what ended it before it could train; else its status tells the end already.
+        with suppress(OSError):
+            mark_ended(place.run_dir, failure.message, failure.exit_code)

@@ -16,8 +16,9 @@ from xtuner.run.claim import claim_run
 from xtuner.run.index import rebuild_index
 from xtuner.run.layout import MEMORY_ESTIMATE_VARIABLE, RUN_DIR_VARIABLE, RunDir
 from xtuner.run.leftovers import clear_run, clear_work_dir
+from xtuner.run.rank_place import RankPlace, take_place
 from xtuner.run.record import describe_run, mask_command
-from xtuner.run.resume import ResumePoint, find_resume_point, resume_point_in
+from xtuner.run.resume import SEAL_VARIABLE, ResumePoint, find_resume_point, resume_point_in
 from xtuner.run.status import StatusBeat, start_status
 from xtuner.v1.config import TrainerConfig
 from xtuner.v1.engine.distributed import Ranks, from_first, gather_strings
@@ -52,7 +53,9 @@ def start_run(config: TrainerConfig, ranks: Ranks, data_fingerprint: str) -> Run
         _write_records(start, config, data_fingerprint, ranks)
         return start
 
-    return from_first(choose_and_record)
+    start = from_first(choose_and_record)
+    take_place(RankPlace(ranks.rank, start.run_dir))
+    return start
 
 
 class _Launch(NamedTuple):
@@ -61,10 +64,12 @@ class _Launch(NamedTuple):
     Attributes:
         run_dir: that the launcher has made, or chosen by the same rules and claimed; empty without `xtuner sft`.
         is_restart: whether torchrun has started ranks again (`--max-restarts`).
+        checkpoint_seal: of the checkpoint that the launcher has verified.
     """
 
     run_dir: str
     is_restart: bool
+    checkpoint_seal: str
 
 
 def _what_launchers_say() -> _Launch:
@@ -75,7 +80,9 @@ def _what_launchers_say() -> _Launch:
     """
     run_dirs = gather_strings(os.environ.get(RUN_DIR_VARIABLE, ""))
     attempts = gather_strings(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0"))
-    return _Launch(next(filter(None, run_dirs), ""), any(attempt != "0" for attempt in attempts))
+    seals = gather_strings(os.environ.get(SEAL_VARIABLE, ""))
+    is_restart = any(attempt != "0" for attempt in attempts)
+    return _Launch(next(filter(None, run_dirs), ""), is_restart, next(filter(None, seals), ""))
 
 
 def _choose(config: TrainerConfig, launch: _Launch) -> RunStart:
@@ -83,7 +90,9 @@ def _choose(config: TrainerConfig, launch: _Launch) -> RunStart:
     if launch.run_dir:
         run_dir = RunDir(Path(launch.run_dir))
         clear_run(run_dir)
-        point = resume_point_in(run_dir, "auto" if launch.is_restart else config.resume)
+        # A restart reads every byte: of what the attempt before has saved, or touched, nobody knows anything.
+        how, seal = ("auto", "") if launch.is_restart else (config.resume, launch.checkpoint_seal)
+        point = resume_point_in(run_dir, how, seal)
         return _go_on_at(point) if point else RunStart(run_dir, None, _why_anew(config, launch))
     point = find_resume_point(config.resume, config.work_dir)
     if point is None:

@@ -11,16 +11,14 @@ from collections import deque
 from collections.abc import Callable
 from dataclasses import replace
 from datetime import datetime
-from pathlib import Path
 from typing import NamedTuple, NoReturn
 
 from xtuner.errors import TrainingFailed
-from xtuner.run.failure import RankFailure, leave_note
-from xtuner.run.hang import HANG_HINT, Blame, IdleTime, blame, hang_message
+from xtuner.run.hang import Blame, IdleTime, blame, hang_message, note_hang
 from xtuner.run.layout import RunDir
 from xtuner.run.logline import format_log
 from xtuner.run.pulse import Pulse, own_pulse, read_pulses, write_pulse
-from xtuner.run.status import mark_failed
+from xtuner.run.status import mark_ended
 
 STARTING, EXPORTING, SAVING, REPLYING = "start", "export", "save", "replies"
 FETCHING, COMPUTING, RECORDING = "waiting for its batch", "forward and backward pass", "after the update"
@@ -154,26 +152,18 @@ class Watchdog:
             others[rank].process.send(STACKS_SIGNAL)
         time.sleep(_LET_DUMP_S if found.silent else 0.0)
         blamed = others.get(pulse.rank if found.rank is None else found.rank, pulse)
-        failure = RankFailure(
-            rank=blamed.rank,
-            step=max(pulse.step, blamed.step),  # the pulse of who is silent is old
-            time=time.time(),
-            exit_code=TrainingFailed.exit_code,
-            message=hang_message(idle_s, found, self._run_dir),
-            hint=HANG_HINT,
-            traceback=self._stack() if blamed.rank == self._rank else "",
-            host=blamed.host,
-        )
-        of_torchrun = [Path(pulse.error_file)] if pulse.error_file else []
-        leave_note(failure, TrainingFailed.__name__, *of_torchrun, self._run_dir.failure_note(self._rank))
-        self._say(failure.message, "ERROR")
-        self._on_hang(failure.message)
+        message = hang_message(idle_s, found, self._run_dir)
+        step = max(pulse.step, blamed.step)  # the pulse of who is silent is old
+        stack = self._stack() if blamed.rank == self._rank else ""
+        note_hang(self._run_dir, message, blamed, by=pulse, step=step, traceback=stack)
+        self._say(message, "ERROR")
+        self._on_hang(message)
         if 0 in found.silent:  # who would say it otherwise
             try:
-                mark_failed(self._run_dir, failure.message, failure.exit_code)
+                mark_ended(self._run_dir, message, TrainingFailed.exit_code)
             except OSError:
                 pass
-        os._exit(failure.exit_code)
+        os._exit(TrainingFailed.exit_code)
 
     def _stack(self) -> str:
         frame = sys._current_frames().get(self._main_thread)
