@@ -19,6 +19,9 @@ def _line(exit_code, local_rank=1):
     return f"E0101 api.py:1002] failed (exitcode: {exit_code}) local_rank: {local_rank} (pid: 8) of binary: python\n"
 
 
+_ASKED = "W0101 api.py:900] Sending process 8 closing signal SIGTERM\n"
+
+
 @pytest.fixture
 def run_dir(tmp_path):
     return RunDir.create(tmp_path / "w")
@@ -41,13 +44,6 @@ def test_a_rank_tells_the_launcher_of_its_machine_who_it_is(there, run_dir):
     assert read_places(there[1]) == read_places(there[0].log_dir) == {1: RankPlace(3, run_dir)}
     (there[1] / "1" / "rank.json").write_text('{"rank": "3"}')
     assert read_places(there[1]) == {}
-
-
-def test_a_rank_that_torchrun_asked_to_go_leaves_no_note(there, run_dir):
-    job, attempt = there
-    job.torchrun_log.write_text(f"W0101 api.py:900] Sending process 8 closing signal SIGTERM\n{_line(-9)}")
-    KilledRanks(job).look(attempt)
-    assert read_failures(run_dir.failures) == []
 
 
 def test_a_killed_rank_is_named_on_its_machine_and_on_the_first(there, run_dir, tmp_path, monkeypatch):
@@ -76,7 +72,7 @@ def test_a_segmentation_fault_has_no_hint_about_memory(there, run_dir):
     assert "rank 3 was ended by SIGSEGV" in error.message and "memory" not in error.hint and error.hint
 
 
-@pytest.mark.parametrize("says", [_line(-15), _line(6), _line(-9, local_rank=0)])
+@pytest.mark.parametrize("says", [_line(-15), _line(6), _line(-9, local_rank=0), _ASKED + _line(-9)])
 def test_no_note_of_who_was_asked_to_go_or_failed_or_is_unknown(there, run_dir, says):
     job, attempt = there
     job.torchrun_log.write_text(says)

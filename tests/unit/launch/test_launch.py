@@ -4,14 +4,12 @@ import json
 import shlex
 import socket
 import subprocess
-import time
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from torch.distributed.elastic.multiprocessing.errors import ProcessFailure
 
 from xtuner.errors import DataError, EnvironmentFault, TrainingFailed, UsageError
 from xtuner.launch.devices import count_accelerators
@@ -19,7 +17,7 @@ from xtuner.launch.failure import explain_failure
 from xtuner.launch.job import Job, read_job, write_job
 from xtuner.launch.plan import LaunchPlan, sft_command, torchrun_command
 from xtuner.launch.ports import check_endpoint
-from xtuner.run.failure import RankFailure, failures_of, first_failure, forget_failures, leave_note, read_failures
+from xtuner.run.failure import RankFailure, failures_of, first_failure, forget_failures, leave_note
 from xtuner.run.layout import RunDir
 from xtuner.v1.config import TrainerConfig
 
@@ -153,19 +151,6 @@ def test_a_rank_that_was_asked_to_go_is_not_blamed(tmp_path, signal_name):
     assert explain_failure(tmp_path, asked + SUMMARY).message.startswith("rank 0 failed in step 7: Connection closed")
     line = "E0101 api.py:1002] failed (exitcode: -9) local_rank: 1 (pid: 11) of binary: python\n"
     assert "SIGKILL" not in explain_failure(tmp_path, asked + line).message
-
-
-def test_torchrun_blames_a_rank_that_left_no_note_before_one_that_lost_its_peer(tmp_path, monkeypatch):
-    """By whole seconds: that of the note, and that in which torchrun sees that the other is gone."""
-    monkeypatch.setattr(time, "time", lambda: 101.9)
-    lost = RankFailure(0, 5, 100.2, 6, "Connection closed by peer [127.0.0.1]", "", "")
-    leave_note(lost, "RuntimeError", tmp_path / "error.json")
-    failures = [ProcessFailure(0, 7, 6, str(tmp_path / "error.json")), ProcessFailure(1, 8, -9, str(tmp_path / "none"))]
-    assert min(failures, key=lambda failure: failure.timestamp).local_rank == 1
-    assert read_failures(tmp_path) == [lost]
-    leave_note(replace(lost, message="it broke"), "ValueError", tmp_path / "error.json")
-    failures[0] = ProcessFailure(0, 7, 6, str(tmp_path / "error.json"))
-    assert min(failures, key=lambda failure: failure.timestamp).local_rank == 0
 
 
 def test_a_users_mistake_keeps_its_class_and_hint(tmp_path):
