@@ -71,6 +71,7 @@ class Peers:
 
 
 def _homes(job: Job) -> list[RunDir]:
-    """Where the launches of a work dir have their files; this one is not among those that have ended."""
+    """Where the launches of a work dir have their files: the one with rank 0 in its run directory, the others not."""
     work_dir = job.run_dir.work_dir if job.run_dir else job.log_dir.parent.parent
-    return [*map(RunDir, sorted(work_dir.glob(f"{NODES}/*"))), *list_runs(work_dir)]
+    others = [RunDir(path) for path in sorted(work_dir.glob(f"{NODES}/*"))]
+    return others if job.run_dir else [*others, *list_runs(work_dir)]

@@ -166,8 +166,10 @@ class Health:
     def _failed_silently(self) -> Alert:
         """An attempt that failed and of which nothing is left here but what its launch may have told of it."""
         store, launch = self._store, self._store.launch
-        told = launch.restarted_after if launch and launch.is_newer_than(store.status) else ""
-        text, _, evidence = (told or f"the ranks failed at step {store.step}").partition("\n")
+        if launch and launch.is_newer_than(store.status):
+            text, _, evidence = launch.restarted_after.partition("\n")
+        else:
+            text, evidence = f"the ranks failed at step {store.step}", store.status.message if store.status else ""
         where = f"what the ranks printed is in {store.files.path / 'logs'}"
         return Alert("failed", CRITICAL, text, evidence or _last_loud(store), where, step=store.step)
 

@@ -11,6 +11,7 @@ from tui_pictures import strips_of
 
 from xtuner.errors import UsageError
 from xtuner.run.logline import StepLine, format_step
+from xtuner.run.supervision import supervise_here
 from xtuner.tui.monitor.launched import LaunchedApp
 from xtuner.tui.monitor.runs import RunList
 from xtuner.tui.monitor.watch import watch
@@ -313,6 +314,28 @@ def test_who_leaves_a_run_that_was_launched_here_is_asked(tmp_path, keys, wants_
 
     drive(steps, tmp_path, app=app)
     assert app.wants_stop == wants_stop
+
+
+def test_a_run_whose_ranks_are_started_again_is_not_over(tmp_path):
+    writer = healthy_run(tmp_path)
+    launch = supervise_here(writer.run, is_detached=True, max_restarts=2)
+    writer.set_state("failed", exit_code=6, message="rank 1: out of memory")
+    app = LaunchedApp(RunList(tmp_path))
+
+    async def steps(screen):
+        await screen.until_shown("RESTARTING")
+        assert "the ranks failed at step 300; the ranks are started again, restart 1 of 2" in screen.text
+        await screen.press("q")
+        assert "The run goes on without this screen." in screen.text
+        await screen.press("escape")
+        launch.update(num_restarts=2)
+        app.session._looked_at = float("-inf")
+        await screen.until_shown("FAILED")
+        await screen.pilot.press("q")
+        await screen.until(lambda: screen.app._exit)
+
+    drive(steps, tmp_path, app=app)
+    assert not app.wants_stop
 
 
 def test_a_run_that_is_over_is_left_at_once(tmp_path):
