@@ -184,5 +184,5 @@ def _prepare(plan: LaunchPlan) -> "Job":
     with tokenising_bar() as on_progress:
         job = prepare_job(plan, on_progress)
     if plan.node_rank > 0:
-        console.say(f"training with --node-rank 0; output of the ranks here: {job.log_dir}")
+        console.say(f"the machine with --node-rank 0 keeps the run; what the ranks here print is in {job.log_dir}")
     return job

@@ -18,6 +18,7 @@ from xtuner.run.hang import Blame, IdleTime, blame, hang_message, note_hang
 from xtuner.run.layout import RunDir
 from xtuner.run.logline import format_log
 from xtuner.run.pulse import Pulse, own_pulse, read_pulses, write_pulse
+from xtuner.run.series import median_of
 from xtuner.run.status import mark_ended
 
 STARTING, EXPORTING, SAVING, REPLYING = "start", "export", "save", "replies"
@@ -107,7 +108,7 @@ class Watchdog:
 
     def _patience_s(self, phase: str) -> float:
         is_long = phase in _LONG_PHASES or self._num_steps < _NUM_FIRST_STEPS
-        median_s = sorted(self._times)[len(self._times) // 2] if self._times else 0.0
+        median_s = median_of(self._times) if self._times else 0.0
         return (_LONG if is_long else 1) * self._timeout_s + _NUM_STEPS_MORE * median_s
 
     # --- The thread ---
