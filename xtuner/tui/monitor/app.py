@@ -15,7 +15,7 @@ from textual.app import App, ComposeResult, SystemCommand
 from textual.binding import Binding, BindingType
 from textual.containers import Container
 from textual.screen import Screen
-from textual.widgets import Footer
+from textual.widgets import Input
 
 from xtuner.errors import EnvironmentFault, UsageError
 from xtuner.run.discover import RunFiles
@@ -27,6 +27,7 @@ from xtuner.tui.monitor.tab_line import TABS, TabLine
 from xtuner.tui.monitor.tab_pane import TabPane
 from xtuner.tui.monitor.tiny_pane import TinyPane, tiny_lines
 from xtuner.tui.widgets.braille import glyphs_for
+from xtuner.tui.widgets.key_line import KeyLine
 from xtuner.tui.widgets.picture import Run
 from xtuner.user_config import keys_file
 
@@ -40,8 +41,8 @@ if TYPE_CHECKING:
     from xtuner.tui.widgets.rank_table import RankTable
 
 _FRAME_S, _FRAME_WHILE_BEHIND_S = 0.5, 0.02
-# While a history is read, painting takes a quarter of the time: the rest is for reading and for keys.
-_PAINT_REST = 3
+# While a history is read, what is shown is painted in parts, so often: the rest is for reading and for keys.
+_PART_S = 0.05
 # While the terminal's window has no focus, a frame now and then is enough.
 _FRAME_UNSEEN_S = 2.0
 _SAID_S = 4.0
@@ -54,7 +55,8 @@ class MonitorApp(App[None]):
     CSS_PATH = Path(__file__).with_name("app.tcss")
     BINDINGS: ClassVar[list[BindingType]] = [
         *(
-            Binding(str(number), f"show_tab('{tab.id}')", tab.title, show=False, id=f"tab.{tab.id}")
+            # With priority, as else a key goes from widget to widget first, and waits at each for what is being painted.
+            Binding(str(number), f"show_tab('{tab.id}')", tab.title, show=False, priority=True, id=f"tab.{tab.id}")
             for number, tab in enumerate(TABS, start=1)
         ),
         Binding("space", "pause", "Pause", id="pause"),
@@ -78,7 +80,6 @@ class MonitorApp(App[None]):
         self._glyphs = glyphs_for(os.environ)
         self._panes: dict[str, TabPane] = {}
         self._tab = TABS[0].id
-        self._painted = -1
         self._paint_again_at = 0.0
         self._has_focus = True
         self._is_tiny = self._is_over = False
@@ -97,7 +98,7 @@ class MonitorApp(App[None]):
         yield self._body
         yield self._tiny
         yield self._notice
-        yield Footer(show_command_palette=False)
+        yield KeyLine(glyphs=self._glyphs)
 
     def on_mount(self) -> None:
         """Begin to read once there is something to show it in."""
@@ -152,7 +153,6 @@ class MonitorApp(App[None]):
         for pane in self._panes.values():
             pane.remove()
         self._panes.clear()
-        self._painted = -1
         self._set_paused(False)
         self.action_show_tab(self._tab)
 
@@ -168,16 +168,22 @@ class MonitorApp(App[None]):
             self._body.mount(pane)
         for name, pane in self._panes.items():
             pane.display = name == tab
-        self._painted = -1
         if self._panes[tab].is_mounted:
             self.on_tab_pane_ready()
 
     def on_tab_pane_ready(self) -> None:
-        """Let what is shown take the keys."""
+        """Let what is shown take the keys; while a history is read, the picture it had comes before a new one."""
         pane = self._pane
-        if pane is not None and pane.is_mounted and len(self.screen_stack) == 1:
-            pane.take_focus()
-            pane.repaint(time.time())
+        if pane is None or not pane.is_mounted or len(self.screen_stack) > 1:
+            return
+        pane.take_focus()
+        self._paint_again_at = 0.0
+        if pane.painted < 0 or not self._is_behind:
+            self._paint_pane(pane, time.time())
+
+    @property
+    def _is_behind(self) -> bool:
+        return any(session.is_behind for session in self._sessions)
 
     @property
     def _pane(self) -> TabPane | None:
@@ -199,8 +205,7 @@ class MonitorApp(App[None]):
             self.crash = error
             self.exit()
             return
-        is_behind = any(session.is_behind for session in self._sessions)
-        after_s = _FRAME_WHILE_BEHIND_S if is_behind else _FRAME_S if self._has_focus else _FRAME_UNSEEN_S
+        after_s = _FRAME_WHILE_BEHIND_S if self._is_behind else _FRAME_S if self._has_focus else _FRAME_UNSEEN_S
         self.set_timer(after_s, self._frame)
 
     def _show_frame(self, now: float) -> None:
@@ -240,19 +245,24 @@ class MonitorApp(App[None]):
                 self._tiny.rows = tiny_lines(session, headline, self._plots)
             return
         pane = self._pane
-        # Ages of ranks and lines of logs change without the store; what lies under a page is not looked at.
-        is_live = self._tab in ("ranks", "logs", "run")
-        is_behind = any(session.is_behind for session in self._sessions)
-        if pane is None or not pane.is_mounted or len(self.screen_stack) > 1:
-            return
+        if pane is not None and pane.is_mounted and len(self.screen_stack) == 1:  # what lies under a page is not seen
+            self._paint_pane(pane, now)
+
+    def _paint_pane(self, pane: TabPane, now: float) -> None:
+        """Ages of ranks and lines of logs change without the store; all else is painted when there is news."""
         revision = sum(session.revision for session in self._sessions)  # each of them only grows
-        if is_live or revision != self._painted:
-            begin = time.monotonic()
-            if is_behind and self._painted >= 0 and begin < self._paint_again_at:
-                return
-            self._painted = revision
+        if self._tab not in ("ranks", "logs", "run") and revision == pane.painted:
+            return
+        if pane.painted < 0 or not self._is_behind:
             pane.repaint(now)
-            self._paint_again_at = time.monotonic() + _PAINT_REST * (time.monotonic() - begin)
+            pane.painted = revision
+        elif time.monotonic() >= self._paint_again_at:
+            pane.repaint_part(now)
+            self._paint_again_at = time.monotonic() + _PART_S
+
+    def _forget_painted(self) -> None:
+        for pane in self._panes.values():
+            pane.painted = -1
 
     def on_resize(self, event: events.Resize) -> None:
         """Where nothing else has room, text is shown."""
@@ -260,7 +270,7 @@ class MonitorApp(App[None]):
         for screen in self.screen_stack[:1]:
             screen.set_class(self._is_tiny, "-tiny")
             screen.set_class(event.size.height < _LOW_ROWS, "-low")
-        self._painted = -1
+        self._forget_painted()
 
     async def on_event(self, event: events.Event) -> None:
         """Keys and the mouse come before reading."""
@@ -308,6 +318,10 @@ class MonitorApp(App[None]):
 
     # Keys.
 
+    def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
+        """A digit that is typed, or pressed on a page, is for what has the keys."""
+        return action != "show_tab" or (len(self.screen_stack) == 1 and not isinstance(self.focused, Input))
+
     def action_pause(self) -> None:
         """Freeze the view, or let it go on; reading goes on in any case."""
         self._set_paused(not self.is_paused)
@@ -318,7 +332,7 @@ class MonitorApp(App[None]):
         self.is_paused = is_paused
         if self._overview is not None:
             self._overview.freeze(is_paused)
-        self._painted = -1
+        self._forget_painted()
         self._header.headline = headline_of(self.session, time.time(), is_paused=is_paused)
 
     def action_help(self) -> None:

@@ -92,7 +92,7 @@ class LogsPane(TabPane):
 
     def take_focus(self) -> None:
         """Give the keys to the lines."""
-        self._view.focus()
+        self.screen.set_focus(self._view)
 
     def repaint(self, now: float) -> None:
         """Show what the worker has found; `now` is not needed."""

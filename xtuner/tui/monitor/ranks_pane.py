@@ -91,7 +91,7 @@ class RanksPane(TabPane, can_focus=True):
 
     def take_focus(self) -> None:
         """Give the keys to the table; while it is hidden, they are the pane's."""
-        (self._table if self._table.display else self).focus()
+        self.screen.set_focus(self._table if self._table.display else self)
 
     def repaint(self, now: float) -> None:
         """Show what is new; a thousand rows not at each frame."""

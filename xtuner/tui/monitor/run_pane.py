@@ -33,7 +33,7 @@ class RunPane(TabPane):
 
     def take_focus(self) -> None:
         """Give the keys to the page."""
-        self._page.focus()
+        self.screen.set_focus(self._page)
 
     def repaint(self, now: float) -> None:
         """Show what is new; `now` is seconds since the epoch."""

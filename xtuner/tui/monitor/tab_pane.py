@@ -17,6 +17,9 @@ class TabPane(Vertical):
     Args:
         session: the run.
         glyphs: what the terminal can show.
+
+    Attributes:
+        painted: the revision of the runs that it shows; -1 before the first one.
     """
 
     class Ready(Message):
@@ -24,6 +27,7 @@ class TabPane(Vertical):
 
     def __init__(self, session: "Session", glyphs: GlyphSet) -> None:
         super().__init__()
+        self.painted = -1
         self._session = session
         self._glyphs = glyphs
 
@@ -34,6 +38,10 @@ class TabPane(Vertical):
     def repaint(self, now: float) -> None:
         """Show what is new; `now` is seconds since the epoch."""
         raise NotImplementedError
+
+    def repaint_part(self, now: float) -> None:
+        """Show what is new of a part, the next one at each call: a key waits no longer than that takes."""
+        self.repaint(now)
 
     def take_focus(self) -> None:
         """Give the keys to what is most used."""
