@@ -18,8 +18,8 @@ from xtuner.run.past import Past, PastSlice
 
 # Not `-m`, which would look for modules in the working directory first.
 _START = "import sys; sys.path[:] = sys.argv[2:]; from xtuner.run.past_process import serve; serve(int(sys.argv[1]))"
-# The screen and the training come first.
-_NICE = 5
+# The screen and the training come first: a tenth of a core that they want is left to it.
+_NICE = 10
 
 
 class _Wish(NamedTuple):

@@ -3,6 +3,7 @@
 What reads and draws a run is imported behind the first frame: the names of the tabs need not wait for it.
 """
 
+import gc
 import os
 import time
 from collections.abc import Iterable, Sequence
@@ -21,6 +22,7 @@ from xtuner.errors import EnvironmentFault, UsageError
 from xtuner.run.discover import RunFiles
 from xtuner.tui.monitor.header import HeaderBar, Headline, headline_of
 from xtuner.tui.monitor.key_hint import key_of
+from xtuner.tui.monitor.main_screen import MainScreen
 from xtuner.tui.monitor.notice_line import Notice, NoticeLine, notice_of
 from xtuner.tui.monitor.runs import RunList
 from xtuner.tui.monitor.tab_line import TABS, TabLine
@@ -82,7 +84,7 @@ class MonitorApp(App[None]):
         self._tab = TABS[0].id
         self._paint_again_at = 0.0
         self._has_focus = True
-        self._is_tiny = self._is_over = False
+        self._is_tiny = self._is_over = self._is_frozen = False
         self._plots: PlotMaker | None = None
         # Held, not queried: frames come while a page lies above.
         self._header = HeaderBar(glyphs=self._glyphs)
@@ -90,6 +92,10 @@ class MonitorApp(App[None]):
         self._body = Container(id="body")
         self._tiny = TinyPane(glyphs=self._glyphs)
         self._notice = NoticeLine(glyphs=self._glyphs)
+
+    def get_default_screen(self) -> Screen[None]:
+        """What lies below all pages."""
+        return MainScreen(id="_default")
 
     def compose(self) -> ComposeResult:
         """Header, tabs, what the tab holds, the worst alert, keys."""
@@ -127,6 +133,7 @@ class MonitorApp(App[None]):
     def on_unmount(self) -> None:
         """Nothing outlives the screen."""
         self._is_over = True
+        gc.unfreeze()
         for session in self._sessions:
             session.stop()
 
@@ -148,6 +155,7 @@ class MonitorApp(App[None]):
 
         if self.session is not None:
             self.session.stop()
+            gc.unfreeze()  # what held it is let go
         self.session = self._watched(files)
         self._plots = PlotMaker(self.session)
         for pane in self._panes.values():
@@ -176,6 +184,10 @@ class MonitorApp(App[None]):
         pane = self._pane
         if pane is None or not pane.is_mounted or len(self.screen_stack) > 1:
             return
+        if not self._is_frozen:
+            # What was imported is looked through at each full collection: a tenth of a second without a key.
+            self._is_frozen = True
+            gc.freeze()
         pane.take_focus()
         self._paint_again_at = 0.0
         if pane.painted < 0 or not self._is_behind:

@@ -78,6 +78,12 @@ class RankTable(DataTable[Text]):
         background: $surface;
         scrollbar-size-vertical: 1;
         scrollbar-size-horizontal: 1;
+        & > .datatable--cursor {
+            background: $block-cursor-background;
+            color: $block-cursor-foreground;
+            text-style: $block-cursor-text-style;
+        }
+        &:focus { background-tint: transparent; & > .datatable--header { background-tint: transparent; } }
     }
     """
     BINDINGS: ClassVar[list[BindingType]] = [
@@ -105,6 +111,10 @@ class RankTable(DataTable[Text]):
         self.is_reversed = False
         for column in self._rank_columns:
             self.add_column(self._heading(column), width=column.width, key=column.key)
+
+    def watch_has_focus(self, has_focus: bool) -> None:
+        """It looks the same with the keys and without: all styles need not be looked up again."""
+        self.refresh()
 
     @property
     def ranks(self) -> list[int]:
