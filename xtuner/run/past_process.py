@@ -11,6 +11,7 @@ import sys
 from collections.abc import Sequence
 from multiprocessing.connection import Connection
 from multiprocessing.connection import wait as connection_wait
+from pathlib import Path
 from typing import NamedTuple
 
 from xtuner.run.events import Source
@@ -102,9 +103,19 @@ def wait(processes: Sequence[PastProcess], timeout_s: float) -> list[PastProcess
     return [process for process in processes if process.connection in ready]
 
 
+def _step_back() -> None:
+    """Leave the processor to others that want it."""
+    os.nice(_NICE)
+    try:
+        # Linux shares it out among sessions first, and this process has one of its own.
+        Path("/proc/self/autogroup").write_text(str(_NICE))
+    except OSError:
+        pass  # a system without such groups, where `nice` is enough
+
+
 def serve(descriptor: int) -> None:
     """Answer wishes until the other side is gone."""
-    os.nice(_NICE)
+    _step_back()
     connection = Connection(descriptor)
     pasts: dict[int, Past] = {}
     try:
