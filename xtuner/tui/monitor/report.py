@@ -110,7 +110,7 @@ def check_place(directory: Path, run: Path) -> None:
 
 def make_report(session: Session, choice: PlotChoice, now: float) -> Report:
     """What is known of the run at `now`, in seconds since the epoch, with the curves that `choice` asks for."""
-    plots = PlotMaker(session)
+    plots = PlotMaker(session, waits=True)
     pictures = dict(_draw_charts(session, plots, choice))
     run_dir = session.files.run_dir
     found = list_checkpoints(run_dir) if run_dir else []
