@@ -11,7 +11,6 @@ from array import array
 from collections.abc import Iterable, Iterator, Sequence
 from datetime import datetime
 from functools import lru_cache
-from math import isnan
 from operator import add
 from typing import Any, NamedTuple
 
@@ -133,7 +132,9 @@ def _read_uniform_records(lines: bytes, rank: int) -> StepBlock | None:
     if not _are_steps(steps) or not _are_steps(totals):
         return None
     try:
-        values = {key: _to_floats(key, column, _known_in_records) for key, column in zip(keys[3:], columns, strict=True)}
+        values = {
+            key: _to_floats(key, column, _known_in_records) for key, column in zip(keys[3:], columns, strict=True)
+        }
         return StepBlock(rank, _array_of(map(float, steps)), _array_of(map(float, times)), values, int(totals[-1]))
     except ValueError:
         return None

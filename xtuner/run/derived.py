@@ -168,7 +168,9 @@ class Band:
     def advance(self) -> None:
         """Take in a part of what is left, which takes some milliseconds; a look takes in all of it."""
         begin = self._stable_until
-        ahead = [series.samples(place, place + _SLICE)[0] for series in self._ranks for place in [series.position(begin)]]
+        ahead = [
+            series.samples(place, place + _SLICE)[0] for series in self._ranks for place in [series.position(begin)]
+        ]
         ends = [xs[-1] for xs in ahead if len(xs) == _SLICE]
         self._take_in_until(min(ends, default=inf))
 

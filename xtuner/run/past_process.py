@@ -26,6 +26,7 @@ _NICE = 10
 class _Wish(NamedTuple):
     number: int
     source: Source
+    begin: int | None  # None: where the last slice of this file ended
     end: int
     max_bytes: int
     skips_steps: bool
@@ -58,19 +59,22 @@ class PastProcess:
         self.num_asked = 0
         self.is_over = False
 
-    def ask(self, number: int, source: Source, end: int, max_bytes: int, *, skips_steps: bool) -> None:
-        """Wish for the next slice of a file; few wishes may wait at a time, so that this never blocks.
+    def ask(
+        self, number: int, source: Source, begin: int | None, end: int, max_bytes: int, *, skips_steps: bool
+    ) -> None:
+        """Wish for a slice of a file; few wishes may wait at a time, so that this never blocks.
 
         Args:
             number: of the file, which comes back with the slice.
-            source: the file, read from its beginning.
+            source: the file.
+            begin: see `Past`; None for what follows the slice that this process was asked for last.
             end: see `Past`.
             max_bytes: see `Past.read`.
             skips_steps: see `Source.events_of`.
         """
         self.num_asked += 1
         try:
-            self.connection.send(_Wish(number, source, end, max_bytes, skips_steps))
+            self.connection.send(_Wish(number, source, begin, end, max_bytes, skips_steps))
         except OSError:
             self.is_over = True
 
@@ -121,9 +125,9 @@ def serve(descriptor: int) -> None:
     try:
         while True:
             wish: _Wish = connection.recv()
-            past = pasts.get(wish.number)
-            if past is None:
-                past = pasts[wish.number] = Past(wish.source, 0, wish.end)
+            if wish.begin is not None:
+                pasts[wish.number] = Past(wish.source, wish.begin, wish.end)
+            past = pasts[wish.number]
             connection.send((wish.number, past.read(wish.max_bytes, skips_steps=wish.skips_steps)))
     except (EOFError, OSError):
         return

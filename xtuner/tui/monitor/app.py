@@ -3,7 +3,6 @@
 What reads and draws a run is imported behind the first frame: the names of the tabs need not wait for it.
 """
 
-import gc
 import os
 import time
 from collections.abc import Iterable, Sequence
@@ -18,12 +17,13 @@ from textual.containers import Container
 from textual.screen import Screen
 from textual.widgets import Input
 
-from xtuner.errors import EnvironmentFault, UsageError
+from xtuner.errors import UsageError
 from xtuner.run.discover import RunFiles
 from xtuner.tui.monitor.header import HeaderBar, Headline, headline_of
 from xtuner.tui.monitor.key_hint import key_of
 from xtuner.tui.monitor.main_screen import MainScreen
 from xtuner.tui.monitor.notice_line import Notice, NoticeLine, notice_of
+from xtuner.tui.monitor.painter import Painter, is_behind
 from xtuner.tui.monitor.runs import RunList
 from xtuner.tui.monitor.tab_line import TABS, TabLine
 from xtuner.tui.monitor.tab_pane import TabPane
@@ -37,14 +37,11 @@ if TYPE_CHECKING:
     from xtuner.tui.keymap import UserKeys
     from xtuner.tui.monitor.overview import Overview
     from xtuner.tui.monitor.plots import PlotMaker
-    from xtuner.tui.monitor.report import Report
     from xtuner.tui.monitor.run_picker import Picked
     from xtuner.tui.monitor.session import Session
     from xtuner.tui.widgets.rank_table import RankTable
 
 _FRAME_S, _FRAME_WHILE_BEHIND_S = 0.5, 0.02
-# While a history is read, what is shown is painted in parts, so often: the rest is for reading and for keys.
-_PART_S = 0.05
 # While the terminal's window has no focus, a frame now and then is enough.
 _FRAME_UNSEEN_S = 2.0
 _SAID_S = 4.0
@@ -57,7 +54,7 @@ class MonitorApp(App[None]):
     CSS_PATH = Path(__file__).with_name("app.tcss")
     BINDINGS: ClassVar[list[BindingType]] = [
         *(
-            # With priority, as else a key goes from widget to widget first, and waits at each for what is being painted.
+            # With priority: else a key goes from widget to widget, and waits at each for what is being painted.
             Binding(str(number), f"show_tab('{tab.id}')", tab.title, show=False, priority=True, id=f"tab.{tab.id}")
             for number, tab in enumerate(TABS, start=1)
         ),
@@ -82,9 +79,9 @@ class MonitorApp(App[None]):
         self._glyphs = glyphs_for(os.environ)
         self._panes: dict[str, TabPane] = {}
         self._tab = TABS[0].id
-        self._paint_again_at = 0.0
+        self._painter = Painter()
         self._has_focus = True
-        self._is_tiny = self._is_over = self._is_frozen = False
+        self._is_tiny = self._is_over = False
         self._plots: PlotMaker | None = None
         # Held, not queried: frames come while a page lies above.
         self._header = HeaderBar(glyphs=self._glyphs)
@@ -133,7 +130,7 @@ class MonitorApp(App[None]):
     def on_unmount(self) -> None:
         """Nothing outlives the screen."""
         self._is_over = True
-        gc.unfreeze()
+        self._painter.forget()
         for session in self._sessions:
             session.stop()
 
@@ -155,7 +152,7 @@ class MonitorApp(App[None]):
 
         if self.session is not None:
             self.session.stop()
-            gc.unfreeze()  # what held it is let go
+            self._painter.forget()
         self.session = self._watched(files)
         self._plots = PlotMaker(self.session)
         for pane in self._panes.values():
@@ -184,18 +181,8 @@ class MonitorApp(App[None]):
         pane = self._pane
         if pane is None or not pane.is_mounted or len(self.screen_stack) > 1:
             return
-        if not self._is_frozen:
-            # What was imported is looked through at each full collection: a tenth of a second without a key.
-            self._is_frozen = True
-            gc.freeze()
         pane.take_focus()
-        self._paint_again_at = 0.0
-        if pane.painted < 0 or not self._is_behind:
-            self._paint_pane(pane, time.time())
-
-    @property
-    def _is_behind(self) -> bool:
-        return any(session.is_behind for session in self._sessions)
+        self._painter.show(pane, self._sessions, time.time())
 
     @property
     def _pane(self) -> TabPane | None:
@@ -217,7 +204,9 @@ class MonitorApp(App[None]):
             self.crash = error
             self.exit()
             return
-        after_s = _FRAME_WHILE_BEHIND_S if self._is_behind else _FRAME_S if self._has_focus else _FRAME_UNSEEN_S
+        after_s = (
+            _FRAME_WHILE_BEHIND_S if is_behind(self._sessions) else _FRAME_S if self._has_focus else _FRAME_UNSEEN_S
+        )
         self.set_timer(after_s, self._frame)
 
     def _show_frame(self, now: float) -> None:
@@ -258,19 +247,7 @@ class MonitorApp(App[None]):
             return
         pane = self._pane
         if pane is not None and pane.is_mounted and len(self.screen_stack) == 1:  # what lies under a page is not seen
-            self._paint_pane(pane, now)
-
-    def _paint_pane(self, pane: TabPane, now: float) -> None:
-        """Ages of ranks and lines of logs change without the store; all else is painted when there is news."""
-        revision = sum(session.revision for session in self._sessions)  # each of them only grows
-        if self._tab not in ("ranks", "logs", "run") and revision == pane.painted:
-            return
-        if pane.painted < 0 or not self._is_behind:
-            pane.repaint(now)
-            pane.painted = revision
-        elif time.monotonic() >= self._paint_again_at:
-            pane.repaint_part(now)
-            self._paint_again_at = time.monotonic() + _PART_S
+            self._painter.paint(pane, self._sessions, now)
 
     def _forget_painted(self) -> None:
         for pane in self._panes.values():
@@ -357,31 +334,20 @@ class MonitorApp(App[None]):
     def action_export(self) -> None:
         """Write a report of the run into the current directory."""
         from xtuner.tui.monitor.plots import PlotChoice
-        from xtuner.tui.monitor.report import check_place, make_report
+        from xtuner.tui.monitor.report import make_report, place_for, write_and_say
 
         if self.session is None:
             return
-        directory = Path.cwd() / f"xtuner-report-{self.session.files.path.name}"
         try:
-            check_place(directory, self.session.files.path)
+            directory = place_for(self.session.files.path)
         except UsageError as error:
             self.say(error.message)
             return
         choice = self._overview.choice if self._overview is not None else PlotChoice()
         report = make_report(self.session, choice, time.time())
         self.say(f"writing {directory}")
-        self.run_worker(partial(self._write_report, report, directory), thread=True, name="monitor-report")
-
-    def _write_report(self, report: "Report", directory: Path) -> None:
-        from xtuner.tui.widgets.png_plot import why_no_png
-
-        try:
-            report.write(directory)
-            fault = why_no_png()
-            said = f"written: {directory}{f' ({fault.message}: {fault.hint})' if fault else ''}"
-        except EnvironmentFault as error:
-            said = error.message
-        self.call_from_thread(self.say, said)
+        write = partial(write_and_say, report, directory, partial(self.call_from_thread, self.say))
+        self.run_worker(write, thread=True, name="monitor-report")
 
     def action_pick_run(self) -> None:
         """Choose another run of the work dir."""

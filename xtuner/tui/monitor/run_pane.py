@@ -1,6 +1,7 @@
 """The fifth tab: how the run was made, what it has left on disk, and what happened to it."""
 
 from collections.abc import Mapping
+from typing import ClassVar
 
 from textual.app import ComposeResult
 
@@ -18,6 +19,8 @@ _READ_AGAIN_S = 5.0
 
 class RunPane(TabPane):
     """A page, read anew now and then while it is shown."""
+
+    is_live: ClassVar[bool] = True
 
     def __init__(self, session: Session, glyphs: GlyphSet) -> None:
         super().__init__(session, glyphs)

@@ -1,6 +1,6 @@
 """What a tab holds: a widget that is repainted by frames."""
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 from textual.containers import Vertical
 from textual.message import Message
@@ -19,8 +19,11 @@ class TabPane(Vertical):
         glyphs: what the terminal can show.
 
     Attributes:
+        is_live: whether it changes without news of a run, as ages of ranks and lines of logs do.
         painted: the revision of the runs that it shows; -1 before the first one.
     """
+
+    is_live: ClassVar[bool] = False
 
     class Ready(Message):
         """It can be painted, and take the keys."""
