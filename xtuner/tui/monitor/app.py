@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar, cast
 
 from textual import events
+from textual.actions import SkipAction
 from textual.app import App, ComposeResult, SystemCommand
 from textual.binding import Binding, BindingType
 from textual.containers import Container
@@ -55,7 +56,7 @@ class MonitorApp(App[None]):
     BINDINGS: ClassVar[list[BindingType]] = [
         *(
             # With priority: else a key goes from widget to widget, and waits at each for what is being painted.
-            Binding(str(number), f"show_tab('{tab.id}')", tab.title, show=False, priority=True, id=f"tab.{tab.id}")
+            Binding(str(number), f"press_tab('{tab.id}')", tab.title, show=False, priority=True, id=f"tab.{tab.id}")
             for number, tab in enumerate(TABS, start=1)
         ),
         Binding("space", "pause", "Pause", id="pause"),
@@ -307,9 +308,11 @@ class MonitorApp(App[None]):
 
     # Keys.
 
-    def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
-        """A digit that is typed, or pressed on a page, is for what has the keys."""
-        return action != "show_tab" or (len(self.screen_stack) == 1 and not isinstance(self.focused, Input))
+    def action_press_tab(self, tab: str) -> None:
+        """Show a tab; a digit that is typed, or pressed on a page, is for what has the keys."""
+        if len(self.screen_stack) > 1 or isinstance(self.focused, Input):
+            raise SkipAction
+        self.action_show_tab(tab)
 
     def action_pause(self) -> None:
         """Freeze the view, or let it go on; reading goes on in any case."""
