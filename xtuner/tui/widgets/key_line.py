@@ -4,6 +4,7 @@ Textual's own footer makes a widget for each key and styles them anew with each 
 longer than all the rest of showing another tab. This is a picture.
 """
 
+from itertools import accumulate
 from typing import ClassVar, NamedTuple
 
 from textual import events
@@ -23,6 +24,11 @@ class KeyHint(NamedTuple):
     def runs(self) -> Row:
         """What stands in the row."""
         return [Run(f" {one_line(self.shown)} ", "key"), Run(f"{one_line(self.about)} ", "about")]
+
+    @property
+    def width(self) -> int:
+        """Cells that it takes."""
+        return sum(num_cells(run.text) for run in self.runs)
 
 
 class KeyLine(Picture):
@@ -58,14 +64,15 @@ class KeyLine(Picture):
             self.redraw()
 
     def draw(self, width: int, height: int) -> list[Row]:
-        """The keys, as many as have room."""
-        return [[run for hint in self.hints for run in hint.runs]]
+        """The keys, as many as have room for all that is said of them."""
+        ends = accumulate(hint.width for hint in self.hints)
+        return [[run for hint, end in zip(self.hints, ends, strict=True) if end - 1 <= width for run in hint.runs]]
 
     def on_mouse_down(self, event: events.MouseDown) -> None:
         """Do what the key under the pointer does."""
-        end = 0
-        for hint in self.hints:
-            end += sum(num_cells(run.text) for run in hint.runs)
-            if event.x < end:
-                self.app.simulate_key(hint.key)
-                return
+        ends = accumulate(hint.width for hint in self.hints)
+        under = next(
+            (hint for hint, end in zip(self.hints, ends, strict=True) if event.x < end <= self.size.width + 1), None
+        )
+        if under is not None:
+            self.app.simulate_key(under.key)
