@@ -225,14 +225,15 @@ class RankTable(DataTable[Text]):
         """One row of text in its place: each change of a cell draws all cells anew, the general way in 30 ms."""
         if row_index < 0:
             return super()._render_cell(row_index, column_index, base_style, width, cursor, hover)
-        looks = (self.show_cursor, self._show_hover_cursor, self.cursor_foreground_priority == "css")
-        component, after = self._get_styles_to_render_cell(
-            False, False, False, hover, cursor, *looks, self.cursor_background_priority == "css"
-        )
+        look = base_style
+        if hover and self.show_cursor and self._show_hover_cursor:
+            look += self.get_component_rich_style("datatable--hover")
+        if cursor and self.show_cursor:
+            look += self.get_component_rich_style("datatable--cursor")
         place = Style.from_meta({"row": row_index, "column": column_index})  # which a click is looked up by
         rank = int(self.ordered_rows[row_index].key.value or 0)
         text = self._shown[rank][column_index]
-        return [[Segment(f" {text} ", base_style + place + component + after)]]
+        return [[Segment(f" {text} ", look + place)]]
 
     def rank_under_cursor(self) -> int | None:
         """The rank of the row with the cursor; None where there is no row."""
