@@ -8,10 +8,10 @@ same parser that reads single lines; both give the same numbers.
 
 import re
 from array import array
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from datetime import datetime
 from functools import lru_cache
-from math import isnan
+from operator import add
 from typing import Any, NamedTuple
 
 from xtuner.run.logline import LINE, LogLine, StepLine, parse
@@ -21,6 +21,9 @@ _NUMERIC = b"0123456789.-"
 _OTHERS_TO_BLANKS = bytes(byte if byte in _NUMERIC else 0x20 for byte in range(256))
 _NUMBER = re.compile(r"[0-9.\-]+", re.ASCII)
 _VALUE = re.compile(r"[^\s:]+: (-?[0-9]+(?:\.[0-9]+)?)(?=\s)", re.ASCII)
+# A number of a metrics record, as it stands between its key and what follows, and any other in its place.
+_JSON_NUMBER = re.compile(rb"(?<=: )(?:-?[0-9][0-9.e+\-]*|\"nan\"|\"-?inf\")(?=[,}])")
+_ANY_NUMBER = rb"(-?[0-9][0-9.e+\-]*|\"nan\"|\"-?inf\")"
 _MAX_UNIFORM_LINE = 4096
 # To find out how a line is laid out takes as long as to read some.
 _MIN_UNIFORM_LINES = 4
@@ -34,6 +37,7 @@ _POSITION_KEYS = ("step", "total_steps", "timestamp")
 
 
 _known: "dict[str, _Known]" = {}
+_known_in_records: "dict[str, _Known]" = {}
 
 
 class StepBlock(NamedTuple):
@@ -93,13 +97,11 @@ def read_metrics_block(lines: bytes, rank: int) -> list[StepBlock]:
 
     Older versions wrote several records a step, one a value; they become one step.
     """
-    found = parse_records(lines)
-    has_bools = b"true" in lines or b"false" in lines  # which Python takes for numbers
-    uniform = None if has_bools else _to_uniform_block(found, rank)
+    uniform = _read_uniform_records(lines, rank)
     if uniform:
         return [uniform]
     records: list[dict[str, Any]] = []
-    for record in found:
+    for record in parse_records(lines):
         step = record.get("step")
         if not isinstance(step, int | float) or step != step:
             continue
@@ -110,20 +112,36 @@ def read_metrics_block(lines: bytes, rank: int) -> list[StepBlock]:
     return list(_to_blocks(map(_of_record, records), rank))
 
 
-def _to_uniform_block(records: list[dict[str, Any]], rank: int) -> StepBlock | None:
-    """The block of records as we write them: the same keys in the same order, and numbers alone."""
+def _read_uniform_records(lines: bytes, rank: int) -> StepBlock | None:
+    """The block of records as we write them, the same keys in the same order and numbers alone; else None.
+
+    Nearly all of the time is the conversion of seventeen digits: a dictionary a record would double it.
+    """
+    first = lines[: lines.find(b"\n") + 1]
+    if not 0 < len(first) <= _MAX_UNIFORM_LINE or len(lines) < _MIN_UNIFORM_LINES * len(first):
+        return None
+    records = parse_records(first)
     keys = tuple(records[0]) if records else ()
-    if keys[:3] != _POSITION_KEYS or list(map(tuple, records)).count(keys) != len(records):
+    between = _JSON_NUMBER.split(first)
+    if keys[:3] != _POSITION_KEYS or len(between) != len(keys) + 1:
+        return None  # another order, or a value that is no number
+    rows = re.compile(b"(?m)^" + _ANY_NUMBER.join(map(re.escape, between))).findall(lines)
+    if len(rows) != lines.count(b"\n"):
         return None
-    columns = list(zip(*map(dict.values, records), strict=True))
+    steps, totals, times, *columns = zip(*rows, strict=True)
+    if not _are_steps(steps) or not _are_steps(totals):
+        return None
     try:
-        steps, _, times, *values = (array("d", column) for column in columns)
-        total_steps = int(columns[1][-1])
-    except (TypeError, ValueError, OverflowError):
+        values = {
+            key: _to_floats(key, column, _known_in_records) for key, column in zip(keys[3:], columns, strict=True)
+        }
+        return StepBlock(rank, _array_of(map(float, steps)), _array_of(map(float, times)), values, int(totals[-1]))
+    except ValueError:
         return None
-    if any(map(isnan, steps)):
-        return None
-    return StepBlock(rank, steps, times, dict(zip(keys[3:], values, strict=True)), total_steps)
+
+
+def _are_steps(words: Sequence[bytes]) -> bool:
+    return b"".join(words).isdigit() and len(max(words, key=len)) <= _MAX_STEP_DIGITS
 
 
 class _Step(NamedTuple):
@@ -260,14 +278,13 @@ def _read_columns(words: list[bytes], num_lines: int, layout: _Layout, rank: int
     if any(column(index).count(words[index]) != num_lines for index in layout.constant):
         return None  # the rank or the epoch changes, or a key
     steps, totals = column(layout.step), column(layout.step + 1)
-    for numbers in (steps, totals):
-        if not b"".join(numbers).isdigit() or len(max(numbers, key=len)) > _MAX_STEP_DIGITS:
-            return None
+    if not _are_steps(steps) or not _are_steps(totals):
+        return None
     return StepBlock(
         rank=(rank or 0) if layout.line.rank is None else layout.line.rank,
-        steps=array("d", map(int, steps)),
+        steps=_array_of(map(float, steps)),
         times=_read_times(*(column(layout.date + part) for part in range(4))),
-        values={key: _to_floats(key, column(index)) for key, index in layout.values.items()},
+        values={key: _to_floats(key, column(index), _known) for key, index in layout.values.items()},
         total_steps=int(totals[-1]),
         epoch=layout.line.epoch,
     )
@@ -283,26 +300,28 @@ class _Known(dict[bytes, float]):
         return number
 
 
-def _to_floats(key: str, words: list[bytes]) -> "array[float]":
-    known = _known.get(key)
-    if known is None and len(_known) < _MAX_KNOWN_KEYS:
-        known = _known[key] = _Known()
-    if known is None or len(known) >= _MAX_KNOWN:  # a key with so many values seldom says one twice
-        return array("d", map(float, words))
-    return array("d", map(known.__getitem__, words))
+def _array_of(numbers: Iterable[float]) -> "array[float]":
+    """An array of a list is filled at once, one of an iterator grows: a fifth of the time."""
+    return array("d", list(numbers))
+
+
+def _to_floats(key: str, words: Sequence[bytes], known_keys: "dict[str, _Known]") -> "array[float]":
+    known = known_keys.get(key)
+    if known is None and len(known_keys) < _MAX_KNOWN_KEYS:
+        known = known_keys[key] = _Known()
+    # A key with so many values seldom says one twice.
+    number = float if known is None or len(known) >= _MAX_KNOWN else known.__getitem__
+    try:
+        return _array_of(map(number, words))
+    except ValueError:
+        return array("d", [float(word.strip(b'"')) for word in words])  # "nan"
 
 
 def _read_times(dates: list[bytes], hours: list[bytes], minutes: list[bytes], seconds: list[bytes]) -> "array[float]":
-    two, sixty = _TWO_DIGITS, _MINUTES
-    days_and_hours = [date + hour for date, hour in zip(dates, hours, strict=True)]
+    days_and_hours = list(map(add, dates, hours))
     starts = {which: _hour_start(which) for which in set(days_and_hours)}
-    return array(
-        "d",
-        [
-            starts[which] + sixty[minute] + two[second]
-            for which, minute, second in zip(days_and_hours, minutes, seconds, strict=True)
-        ],
-    )
+    in_hour = map(add, map(_MINUTES.__getitem__, minutes), map(_TWO_DIGITS.__getitem__, seconds))
+    return _array_of(map(add, map(starts.__getitem__, days_and_hours), in_hour))
 
 
 @lru_cache(maxsize=1024)

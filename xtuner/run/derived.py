@@ -2,6 +2,7 @@
 
 from array import array
 from collections.abc import Callable, Iterable, Sequence
+from itertools import accumulate, compress
 from math import inf, isfinite, nan
 from typing import Protocol
 
@@ -9,6 +10,7 @@ from xtuner.run.series import Column, Follower, Series, middle_of
 
 # A rank that is this many samples behind the fastest no longer keeps the band of the others open.
 _BAND_LAG = 64
+_SLICE = 2048  # samples of each rank that a band takes in at a time: some milliseconds
 
 
 class Source(Protocol):
@@ -92,7 +94,7 @@ class Smoothed(DerivedView):
         self._bias = 1.0  # weight ** n
         series.tell(self)
 
-    def cut(self, num_kept: int) -> None:
+    def cut(self, num_kept: int, last_x: float) -> None:
         """Go back to where the mean was after the first `num_kept` samples of the source."""
         if num_kept >= self._num_read:
             return
@@ -116,16 +118,24 @@ class Smoothed(DerivedView):
             return
         xs, ys = self._source.samples(self._num_read)
         self._num_read += len(xs)
-        weight, last, bias = self._weight, self._last, self._bias
-        new_x, new_y = array("d"), array("d")
-        for x, y in zip(xs, ys, strict=True):
-            if isfinite(y):
-                last = last * weight + (1 - weight) * y
-                bias *= weight
-                new_x.append(x)
-                new_y.append(last / (1 - bias))
-        self._last, self._bias = last, bias
-        self._series.extend(new_x, new_y)
+        if self._source.num_bad_before(num_samples) > self._source.num_bad_before(num_samples - len(xs)):
+            finite = list(map(isfinite, ys))
+            xs, ys = array("d", compress(xs, finite)), array("d", compress(ys, finite))
+        self._series.extend(xs, self._smooth(ys))
+
+    def _smooth(self, ys: "array[float]") -> "array[float]":
+        weight, bias = self._weight, self._bias
+        share = 1 - weight
+        means = array("d", accumulate(ys, lambda last, y: last * weight + share * y, initial=self._last))[1:]
+        self._last = means[-1] if means else self._last
+        shown = array("d")
+        for mean in means:
+            bias *= weight
+            if 1 - bias == 1:  # soon there is no bias left
+                break
+            shown.append(mean / (1 - bias))
+        self._bias = bias if len(shown) == len(means) else 0.0
+        return shown + means[len(shown) :]
 
 
 class Band:
@@ -144,25 +154,39 @@ class Band:
         self._num_seen = [0] * len(self._ranks)
         self.low, self.median, self.high = (DerivedView(edge, self._take_in) for edge in self._edges)
 
-    def cut(self, num_kept: int) -> None:
-        """A rank took samples back; which ones is seen from its length, so all from there on are looked at again."""
-        for series in self._ranks:
-            if len(series) == num_kept:
-                last = series.x_range()
-                self._stable_until = min(self._stable_until, last[1] if last else -inf)
+    def cut(self, num_kept: int, last_x: float) -> None:
+        """A rank took samples back: all from there on are looked at again."""
+        self._stable_until = min(self._stable_until, last_x)
+        self._num_seen = []
+
+    @property
+    def is_near(self) -> bool:
+        """Whether so little is left to take in that a look may as well do it."""
+        first = self._stable_until
+        return all(len(series) - series.position(first) <= _SLICE for series in self._ranks)
+
+    def advance(self) -> None:
+        """Take in a part of what is left, which takes some milliseconds; a look takes in all of it."""
+        begin = self._stable_until
+        ahead = [
+            series.samples(place, place + _SLICE)[0] for series in self._ranks for place in [series.position(begin)]
+        ]
+        ends = [xs[-1] for xs in ahead if len(xs) == _SLICE]
+        self._take_in_until(min(ends, default=inf))
 
     def _take_in(self) -> None:
-        if [len(series) for series in self._ranks] == self._num_seen:
-            return
-        self._num_seen = [len(series) for series in self._ranks]
+        if [len(series) for series in self._ranks] != self._num_seen:
+            self._num_seen = [len(series) for series in self._ranks]
+            self._take_in_until(inf)
+
+    def _take_in_until(self, end: float) -> None:
         begin = self._stable_until
-        parts = [series.samples(series.position(begin)) for series in self._ranks]
-        xs, steps = _by_step(parts)
-        extremes = [_low_median_high(values) for values in steps]
-        for number, edge in enumerate(self._edges):
+        parts = [series.samples(series.position(begin), series.position(end)) for series in self._ranks]
+        xs, *edges = low_median_high(parts)
+        for edge, ys in zip(self._edges, edges, strict=True):
             edge.truncate_from(begin)
-            edge.extend(xs, [values[number] for values in extremes])
-        self._stable_until = self._find_stable()
+            edge.extend(xs, ys)
+        self._stable_until = min(end, self._find_stable())
 
     def _find_stable(self) -> float:
         """The last step of the slowest rank, or that some samples before the end of the fastest."""
@@ -172,22 +196,21 @@ class Band:
         return max(min(ends), lagging[0] if len(lagging) == _BAND_LAG else -inf)
 
 
-def _by_step(parts: "list[tuple[array[float], array[float]]]") -> "tuple[Sequence[float], list[Sequence[float]]]":
-    """All x in order, and the values of all ranks at each."""
+def low_median_high(parts: "Iterable[tuple[array[float], array[float]]]") -> "tuple[Sequence[float], ...]":
+    """All x of some series in order, and the minimum, median and maximum of their finite values at each.
+
+    Where there is none, all three are NaN.
+    """
     parts = [part for part in parts if part[0]]
-    if parts and all(xs == parts[0][0] for xs, _ in parts):
-        return parts[0][0], list(zip(*(ys for _, ys in parts), strict=True))
-    steps: dict[float, list[float]] = {}
-    for xs, ys in parts:
-        for x, y in zip(xs, ys, strict=True):
+    xs: Sequence[float] = parts[0][0] if parts else ()
+    rows: Iterable[Sequence[float]] = zip(*(ys for _, ys in parts), strict=True)
+    if any(other != xs for other, _ in parts):
+        steps: dict[float, list[float]] = {}
+        for x, y in (pair for part in parts for pair in zip(*part, strict=True)):
             steps.setdefault(x, []).append(y)
-    return sorted(steps), [steps[x] for x in sorted(steps)]
-
-
-def _low_median_high(values: Sequence[float]) -> tuple[float, float, float]:
-    if not isfinite(sum(values)):  # NaN cannot be sorted; where only the sum is too large, nothing is left out
-        values = list(filter(isfinite, values))
-    if not values:
-        return nan, nan, nan
-    ordered = sorted(values)
-    return ordered[0], middle_of(ordered), ordered[-1]
+        xs = sorted(steps)
+        rows = map(steps.__getitem__, xs)
+    if not all(isfinite(sum(ys)) for _, ys in parts):  # NaN cannot be sorted
+        rows = (list(filter(isfinite, row)) or [nan] for row in rows)
+    ordered = list(map(sorted, rows))
+    return xs, [row[0] for row in ordered], list(map(middle_of, ordered)), [row[-1] for row in ordered]

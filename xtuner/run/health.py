@@ -13,6 +13,7 @@ from xtuner.run.status import ALIVE_STATES
 from xtuner.run.store import RunStore
 from xtuner.run.supervision import Supervision
 from xtuner.run.trends import (
+    NUM_COMPARED,
     NUM_RECENT,
     find_creep,
     find_drop,
@@ -268,7 +269,7 @@ class Health:
             evidence = f"{straggler.num_slow} of the last {straggler.num_looked_at} steps; robust z {straggler.z:.1f}"
             yield Alert("straggler", WARNING, straggler.sentence, evidence, hint, straggler.rank, store.step)
         yield from self._find_data_bound()
-        drop = find_drop(store.band("tgs").median)
+        drop = find_drop(store.recent_medians("tgs", NUM_COMPARED))
         if drop:
             text = f"throughput fell to {drop[1]:.0f} tokens/s a rank, it was {drop[0]:.0f}"
             evidence = f"median of the last steps against that of the run: {100 * drop[1] / drop[0]:.0f} %"

@@ -99,15 +99,17 @@ class History:
         """Let each process have something to do."""
         for process in self._processes:
             while process.num_asked < _AHEAD and (stretch := self._next_for(process)) is not None:
+                begin = stretch.offset if stretch.process is None else None
                 skips_steps = stretch.source.rank in self._precise_ranks
-                process.ask(stretch.number, stretch.source, stretch.end, _PROCESS_SLICE_BYTES, skips_steps=skips_steps)
+                size = _PROCESS_SLICE_BYTES
+                process.ask(stretch.number, stretch.source, begin, stretch.end, size, skips_steps=skips_steps)
                 stretch.process = process
                 stretch.num_asked += 1
                 stretch.asked_until += _PROCESS_SLICE_BYTES
                 self._pass_turn(stretch)
 
     def _next_for(self, process: "PastProcess") -> _Stretch | None:
-        """A file that was begun stays with its process: its slices come in order."""
+        """A file stays with its process while that has slices of it to bring: they come in order."""
         for stretch in self._stretches:
             if stretch.process in (None, process) and stretch.past is None and stretch.asked_until < stretch.end:
                 return stretch
@@ -135,11 +137,14 @@ class History:
         if stretch is None:
             return []  # it was dropped in the meantime
         stretch.num_asked -= 1
+        has_moved = part.offset > stretch.offset
         stretch.offset = part.offset
         if part.is_last:
             self._stretches.remove(stretch)
         elif stretch.num_asked == 0:
             stretch.asked_until = part.offset
+            if has_moved:  # else the process is in the middle of a long line
+                stretch.process = None
         return part.events
 
     def _bring_home(self, process: "PastProcess") -> None:

@@ -11,6 +11,7 @@ import sys
 from collections.abc import Sequence
 from multiprocessing.connection import Connection
 from multiprocessing.connection import wait as connection_wait
+from pathlib import Path
 from typing import NamedTuple
 
 from xtuner.run.events import Source
@@ -18,13 +19,14 @@ from xtuner.run.past import Past, PastSlice
 
 # Not `-m`, which would look for modules in the working directory first.
 _START = "import sys; sys.path[:] = sys.argv[2:]; from xtuner.run.past_process import serve; serve(int(sys.argv[1]))"
-# The screen and the training come first.
-_NICE = 5
+# The screen and the training come first: a tenth of a core that they want is left to it.
+_NICE = 10
 
 
 class _Wish(NamedTuple):
     number: int
     source: Source
+    begin: int | None  # None: where the last slice of this file ended
     end: int
     max_bytes: int
     skips_steps: bool
@@ -57,19 +59,22 @@ class PastProcess:
         self.num_asked = 0
         self.is_over = False
 
-    def ask(self, number: int, source: Source, end: int, max_bytes: int, *, skips_steps: bool) -> None:
-        """Wish for the next slice of a file; few wishes may wait at a time, so that this never blocks.
+    def ask(
+        self, number: int, source: Source, begin: int | None, end: int, max_bytes: int, *, skips_steps: bool
+    ) -> None:
+        """Wish for a slice of a file; few wishes may wait at a time, so that this never blocks.
 
         Args:
             number: of the file, which comes back with the slice.
-            source: the file, read from its beginning.
+            source: the file.
+            begin: see `Past`; None for what follows the slice that this process was asked for last.
             end: see `Past`.
             max_bytes: see `Past.read`.
             skips_steps: see `Source.events_of`.
         """
         self.num_asked += 1
         try:
-            self.connection.send(_Wish(number, source, end, max_bytes, skips_steps))
+            self.connection.send(_Wish(number, source, begin, end, max_bytes, skips_steps))
         except OSError:
             self.is_over = True
 
@@ -102,17 +107,27 @@ def wait(processes: Sequence[PastProcess], timeout_s: float) -> list[PastProcess
     return [process for process in processes if process.connection in ready]
 
 
+def _step_back() -> None:
+    """Leave the processor to others that want it."""
+    os.nice(_NICE)
+    try:
+        # Linux shares it out among sessions first, and this process has one of its own.
+        Path("/proc/self/autogroup").write_text(str(_NICE))
+    except OSError:
+        pass  # a system without such groups, where `nice` is enough
+
+
 def serve(descriptor: int) -> None:
     """Answer wishes until the other side is gone."""
-    os.nice(_NICE)
+    _step_back()
     connection = Connection(descriptor)
     pasts: dict[int, Past] = {}
     try:
         while True:
             wish: _Wish = connection.recv()
-            past = pasts.get(wish.number)
-            if past is None:
-                past = pasts[wish.number] = Past(wish.source, 0, wish.end)
+            if wish.begin is not None:
+                pasts[wish.number] = Past(wish.source, wish.begin, wish.end)
+            past = pasts[wish.number]
             connection.send((wish.number, past.read(wish.max_bytes, skips_steps=wish.skips_steps)))
     except (EOFError, OSError):
         return

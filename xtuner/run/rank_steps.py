@@ -8,8 +8,9 @@ place of the same step of the text log, which has fewer digits.
 from array import array
 from bisect import bisect_left
 from collections.abc import Iterator
-from itertools import pairwise
+from itertools import islice, pairwise
 from math import inf, isnan, nextafter
+from operator import lt
 
 from xtuner.run.blocks import StepBlock
 from xtuner.run.series import Series
@@ -105,6 +106,8 @@ def _columns(block: StepBlock, begin: int, end: int) -> "Iterator[tuple[str, arr
 
 def _runs(steps: "array[float]") -> list[tuple[int, int]]:
     """Where steps increase without interruption, as ranges of positions."""
+    if all(map(lt, steps, islice(steps, 1, None))):  # nearly always; a fifth of the time of looking for breaks
+        return [(0, len(steps))] if steps else []
     breaks = [index for index in range(1, len(steps)) if steps[index] <= steps[index - 1]]
     edges = [0, *breaks, len(steps)]
     return [(begin, end) for begin, end in pairwise(edges) if begin < end]

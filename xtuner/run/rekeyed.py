@@ -29,7 +29,7 @@ class Rekeyed(DerivedView):
         self._lengths = array("q")  # of this series, behind each sample of the source
         source.tell(self)
 
-    def cut(self, num_kept: int) -> None:
+    def cut(self, num_kept: int, last_x: float) -> None:
         """Go back to what came of the first `num_kept` samples of the source."""
         if num_kept >= self._num_read:
             return

@@ -41,12 +41,15 @@ class SeriesView(Protocol):
 class Follower(Protocol):
     """What is computed from a series, and hears of samples that are taken back."""
 
-    def cut(self, num_kept: int) -> None:
-        """Only the first `num_kept` samples are still what they were."""
+    def cut(self, num_kept: int, last_x: float) -> None:
+        """Only the first `num_kept` samples are still what they were, up to `last_x`; -inf where none is."""
 
 
 class Series:
-    """Samples (x, y) with x never decreasing: O(1) to append, O(log n) for the extremes of any part."""
+    """Samples (x, y) with x never decreasing: O(1) to append, O(log n) for the extremes of any part.
+
+    Extremes of blocks are computed when they are first looked at: of a hundred series, a screen shows ten.
+    """
 
     def __init__(self) -> None:
         self._x = array("d")
@@ -78,8 +81,6 @@ class Series:
             self._total += y
         else:
             self._bad.append(len(self._y) - 1)
-        if len(self._y) % _FANOUT == 0:
-            self._grow()
 
     def extend(self, xs: Sequence[float], ys: Sequence[float]) -> None:
         """Add samples, far faster than one by one.
@@ -96,51 +97,56 @@ class Series:
         self._extend(new_x, new_y)
 
     def _extend(self, xs: "array[float]", ys: "array[float]") -> None:
-        begin = len(self._y)
+        self._count(len(self._y), ys)
         self._x += xs
         self._y += ys
+
+    def _count(self, begin: int, ys: "array[float]") -> None:
+        """Take values into account that are put at `begin`, behind all bad ones."""
         total = sum(ys)
         if not isfinite(total):
             self._bad.extend(begin + index for index, y in enumerate(ys) if not isfinite(y))
             total = sum(filter(isfinite, ys))
         self._total += total
-        if len(self._y) // _FANOUT > begin // _FANOUT:
-            self._grow()
 
     def truncate_from(self, x: float) -> None:
         """Drop what lies at or after `x`: a run that went back to a checkpoint says these steps again."""
         num_kept = bisect_left(self._x, x)
-        if num_kept == len(self._x):
-            return
-        self._total -= sum(filter(isfinite, self._y[num_kept:]))
-        del self._x[num_kept:], self._y[num_kept:]
-        del self._bad[bisect_left(self._bad, num_kept) :]
-        num_blocks = num_kept
-        for lows, highs in self._levels:
-            num_blocks //= _FANOUT
-            del lows[num_blocks:], highs[num_blocks:]
-        for follower in self._followers:
-            follower.cut(num_kept)
+        if num_kept < len(self._x):
+            self._replace(num_kept, len(self._x), array("d"), array("d"))
 
     def splice(self, xs: "array[float]", ys: "array[float]", before: float | None = None) -> None:
         """Put samples between others: what lay in [xs[0], before) is replaced, what lies after stays.
 
-        Costs as much as appending `xs` and all that lies after. Without `before`, what lay up to xs[-1] is replaced.
-        The values of `xs` must increase and be less than `before`, which is not checked: a reader of files puts the
-        same steps into a dozen series.
+        Without `before`, what lay up to xs[-1] is replaced. The values of `xs` must increase and be less than
+        `before`, which is not checked: a reader of files puts the same steps into a dozen series.
         """
         if not xs:
             return
         if self._x and xs[0] <= self._x[-1]:
-            after = bisect_right(self._x, xs[-1]) if before is None else bisect_left(self._x, before)
-            tail = self._x[after:], self._y[after:]
-            self.truncate_from(xs[0])
-            self._extend(xs, ys)
-            self._extend(*tail)
+            begin = bisect_left(self._x, xs[0])
+            end = bisect_right(self._x, xs[-1]) if before is None else bisect_left(self._x, before)
+            self._replace(begin, max(begin, end), xs, ys)
         elif len(xs) == 1:
             self.append(xs[0], ys[0])
         else:
             self._extend(xs, ys)
+
+    def _replace(self, begin: int, end: int, xs: "array[float]", ys: "array[float]") -> None:
+        """Put samples in the place of those at [begin, end); what is known of blocks from there on is forgotten."""
+        bad_after = [place - end + begin + len(ys) for place in self._bad[bisect_left(self._bad, end) :]]
+        self._total -= sum(filter(isfinite, self._y[begin:end]))
+        del self._bad[bisect_left(self._bad, begin) :]
+        self._count(begin, ys)
+        self._bad.extend(bad_after)
+        self._x[begin:end], self._y[begin:end] = xs, ys
+        num_blocks = begin
+        for lows, highs in self._levels:
+            num_blocks //= _FANOUT
+            del lows[num_blocks:], highs[num_blocks:]
+        last_x = self._x[begin - 1] if begin else -inf
+        for follower in self._followers:
+            follower.cut(begin, last_x)
 
     def x_range(self) -> tuple[float, float] | None:
         """The first and the last x; None while empty."""
@@ -148,6 +154,7 @@ class Series:
 
     def columns(self, begin: float, end: float, num_columns: int) -> list[Column]:
         """What lies in each of `num_columns` equal parts of [begin, end]; `end` itself belongs to the last."""
+        self._grow()
         x, width = self._x, (end - begin) / max(1, num_columns)
         columns = []
         low_edge = bisect_left(x, begin)
@@ -218,16 +225,19 @@ class Series:
         """Add the blocks that have become full, on each level."""
         lows = highs = self._y
         level = 0
+        if self._levels and len(self._y) - len(self._levels[0][0]) * _FANOUT < _FANOUT:
+            return
         while len(lows) >= _FANOUT:
             if level == len(self._levels):
                 self._levels.append((array("d"), array("d")))
             block_lows, block_highs = self._levels[level]
             first, end = len(block_lows) * _FANOUT, len(lows) // _FANOUT * _FANOUT
-            low_values, high_values = lows[first:end].tolist(), highs[first:end].tolist()
+            low_values = lows[first:end].tolist()
+            high_values = low_values if level == 0 else highs[first:end].tolist()
             if level == 0 and self._bad:
                 # An infinity of the right sign is no extreme.
+                high_values = [y if isfinite(y) else -inf for y in low_values]
                 low_values = [y if isfinite(y) else inf for y in low_values]
-                high_values = [y if isfinite(y) else -inf for y in high_values]
             block_lows.extend(map(min, _blocks(low_values)))
             block_highs.extend(map(max, _blocks(high_values)))
             lows, highs, level = block_lows, block_highs, level + 1

@@ -2,13 +2,14 @@
 
 import os
 import re
+from array import array
 from collections import deque
 from collections.abc import Iterable
 from math import inf, isnan
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from xtuner.run.derived import Band
+from xtuner.run.derived import Band, low_median_high
 from xtuner.run.discover import RunFiles
 from xtuner.run.events import Event, Found, Gap, Read, Said, Steps
 from xtuner.run.logindex import LogIndex
@@ -154,6 +155,16 @@ class RunStore:
         if known is None or known[0] != len(ranks):
             known = self._bands[key] = (len(ranks), Band(ranks))
         return known[1]
+
+    def recent_medians(self, key: str, num_steps: int) -> "array[float]":
+        """The medians over the ranks in the newest steps; of all steps, the band has them."""
+        ranks = [rank.series[key].samples(-num_steps) for rank in self.ranks.values() if key in rank.series]
+        return array("d", low_median_high(ranks)[2][-num_steps:])
+
+    @property
+    def lagging_bands(self) -> list[Band]:
+        """Bands for which much has still to be taken in."""
+        return [band for _, band in self._bands.values() if not band.is_near]
 
     def latest(self, key: str) -> dict[int, float]:
         """The newest value of each rank that has one."""

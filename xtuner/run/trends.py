@@ -10,7 +10,7 @@ from xtuner.run.series import Series, median_of
 
 NUM_RECENT = 20
 _MIN_STEPS = 50
-_NUM_COMPARED = 200
+NUM_COMPARED = 200
 _SPIKE_Z = 8.0
 _EMA_WEIGHT = 0.9
 _MAD_TO_SIGMA = 1.4826
@@ -64,7 +64,7 @@ def find_spike(series: Samples) -> Spike | None:
     Far is a robust z of 8: the residual against the mean, less the median residual, over 1.4826 times their median
     absolute deviation, which is taken to be no less than a hundredth of the mean. A loss that falls has no spikes.
     """
-    xs, ys = series.samples(-_NUM_COMPARED)
+    xs, ys = series.samples(-NUM_COMPARED)
     residuals: list[tuple[float, float, float, float]] = []
     mean, weight = 0.0, 0.0
     for x, y in zip(xs, ys, strict=True):
@@ -129,9 +129,8 @@ def _step_time_s(ranks: Mapping[int, Mapping[str, Series]]) -> float:
     return 0.0 if math.isnan(median_s) else median_s
 
 
-def find_drop(rates: Samples) -> tuple[float, float] | None:
-    """Median rate before, and of the last ten steps, if that is below four fifths of what it was."""
-    values: Sequence[float] = rates.samples(-_NUM_COMPARED)[1]
+def find_drop(values: Sequence[float]) -> tuple[float, float] | None:
+    """Median rate before, and of the last ten of `values`, if that is below four fifths of what it was."""
     if len(values) < _MIN_STEPS + _NUM_DROPPED:
         return None
     before, now = median_of(values[:-_NUM_DROPPED]), median_of(values[-_NUM_DROPPED:])
@@ -140,14 +139,14 @@ def find_drop(rates: Samples) -> tuple[float, float] | None:
 
 def find_creep(memory: Samples) -> float:
     """By how much memory grows a step, if it grew in each quarter of the last 200 steps, else 0."""
-    values = memory.samples(-_NUM_COMPARED)[1]
-    if len(values) < _NUM_COMPARED:
+    values = memory.samples(-NUM_COMPARED)[1]
+    if len(values) < NUM_COMPARED:
         return 0.0
-    length = _NUM_COMPARED // _NUM_CREEP_PARTS
-    means = [sum(values[begin : begin + length]) / length for begin in range(0, _NUM_COMPARED, length)]
+    length = NUM_COMPARED // _NUM_CREEP_PARTS
+    means = [sum(values[begin : begin + length]) / length for begin in range(0, NUM_COMPARED, length)]
     if not all(before < after for before, after in pairwise(means)):
         return 0.0
-    return (means[-1] - means[0]) / (_NUM_COMPARED - length)
+    return (means[-1] - means[0]) / (NUM_COMPARED - length)
 
 
 def num_steps_until_limit(now: float, growth: float, limit: float) -> float:

@@ -7,6 +7,7 @@ import signal
 import subprocess
 import time
 from datetime import datetime, timedelta
+from pathlib import Path
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -247,6 +248,7 @@ def long_run(run, small_parts, monkeypatch):
     for rank in range(2):
         lines = [step_line(step, rank, loss=step + rank) for step in steps]
         lines[30] += "Traceback (most recent call last):\n\xff\n"
+        lines[90] += "x" * 20_000 + "\n"  # of which no slice holds the whole
         run.rank_log(rank).write_bytes("".join(lines).encode("latin-1"))
     run.rank_metrics(1).write_text("".join(record(step, step + 1 / 3) for step in steps))
     return run
@@ -269,15 +271,35 @@ def read_in_processes(path, at_first_slice=lambda feed: None):
     return feed, store
 
 
+def places_of(store):
+    """What was said, file by file: which file comes first is a matter of speed."""
+    return sorted((said.path, said.begin, said.content) for said in store.loud)
+
+
 def test_processes_read_the_same(long_run):
     _, expected, _ = follow(long_run.path)
     processes = []
     feed, store = read_in_processes(long_run.path, lambda feed: processes.extend(feed._history._processes))
     assert contents_of(store) == contents_of(expected) and len(contents_of(store)) == 10
     assert sorted(store.rewinds) == sorted(expected.rewinds)
-    assert [said.content for said in store.loud] == [said.content for said in expected.loud]
+    assert places_of(store) == places_of(expected) and len(places_of(store)) == 6
     assert len(processes) == 2 and not feed._history._processes
     assert all(process._process.returncode is not None for process in processes)
+
+
+def test_reading_leaves_the_processor_to_the_screen_and_to_other_sessions(long_run):
+    seen = []
+
+    def look(feed):
+        process = next(
+            process for process in feed._history._processes if process.num_asked < 2 or process.connection.poll(60)
+        )
+        groups = Path(f"/proc/{process._process.pid}/autogroup")
+        seen.append(os.getpriority(os.PRIO_PROCESS, process._process.pid) - os.getpriority(os.PRIO_PROCESS, 0))
+        seen.append(groups.read_text().split()[-1] if groups.exists() else "10")
+
+    read_in_processes(long_run.path, look)
+    assert seen == [10, "10"]
 
 
 def test_what_a_killed_process_had_is_read_on_here(long_run):

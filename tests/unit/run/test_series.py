@@ -2,11 +2,14 @@
 
 import math
 from array import array
+from itertools import pairwise
+from unittest.mock import patch
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from xtuner.run import derived
 from xtuner.run.derived import Band, Smoothed
 from xtuner.run.series import Column, Series
 
@@ -87,7 +90,7 @@ def test_any_edits_leave_what_a_list_would_hold(data):
                 before = [sample for sample in reference if sample[0] < first]
                 reference = before + new + [sample for sample in reference if sample[0] > new[-1][0]]
         else:
-            len(smoothed)
+            len(smoothed), series.columns(0, 100, 3)
     xs, ys = [x for x, _ in reference], [y for _, y in reference]
     assert same(series.samples()[1], array("d", ys)) and list(series.samples()[0]) == xs
     assert same(series.columns(-1, 200, 17), brute_columns(xs, ys, -1, 200, 17))
@@ -162,9 +165,26 @@ def test_a_band_is_the_extremes_and_the_median_of_all_ranks(ranks, data):
         for x, y in todo[number][:count]:
             series[number].append(x, y)
         del todo[number][:count]
-        if data.draw(st.booleans()):
-            len(band.median)
+        looks = data.draw(st.sampled_from([lambda: None, lambda: len(band.median), band.advance]))
+        with patch.object(derived, "_SLICE", 3):
+            looks()
     assert_band(band, ranks)
+
+
+def test_a_long_band_is_taken_in_by_slices():
+    ranks = [{x: x * (number + 1.0) for x in range(1 + number, 700)} for number in range(3)]
+    band = Band([make(list(rank), list(rank.values())) for rank in ranks])
+    with patch.object(derived, "_SLICE", 100):
+        sizes = []
+        while not band.is_near:
+            band.advance()
+            sizes.append(len(band._edges[0]))
+        assert len(sizes) >= 6 and all(after - before < 100 for before, after in pairwise([0, *sizes]))
+        band._ranks[0].truncate_from(50)
+        assert not band.is_near, "most of it is to be taken in once more"
+        while not band.is_near:
+            band.advance()
+    assert_band(band, [{x: y for x, y in ranks[0].items() if x < 50}, *ranks[1:]])
 
 
 def assert_band(band, ranks):

@@ -13,6 +13,7 @@ from xtuner.tui.monitor import help_page
 from xtuner.tui.monitor.page_screen import PageScreen
 from xtuner.tui.monitor.run_picker import RunPicker
 from xtuner.tui.widgets.alert_list import AlertList
+from xtuner.tui.widgets.key_line import KeyLine
 
 at_each_size = pytest.mark.parametrize("size", [SIZES[0], SIZES[-1]], ids=str)
 
@@ -396,13 +397,22 @@ def test_help_lists_every_key(work_dir, size):
     async def steps(screen):
         await screen.press("question_mark")
         assert isinstance(screen.app.screen, PageScreen) and "everywhere" in screen.text
-        await screen.press("end", "home", "pagedown", "up")
+        await screen.press("end", "home", "pagedown", "up", "2")
+        assert screen.tab == "overview", "what lies below hears no digits"
         await screen.press("q")
         assert not isinstance(screen.app.screen, PageScreen) and screen.app.is_running
         await screen.press("question_mark", "question_mark")
         assert len(screen.app.screen_stack) == 1 and screen.app.focused is not None
 
     drive(steps, work_dir, size)
+
+
+def test_a_click_on_a_key_is_as_good_as_the_key(work_dir):
+    async def steps(screen):
+        await screen.pilot.click(KeyLine, offset=(screen.lines[-1].index("? Help"), 0))
+        assert isinstance(screen.app.screen, PageScreen)
+
+    drive(steps, work_dir)
 
 
 def test_no_key_is_missing_on_the_help_page():

@@ -4,21 +4,26 @@ import random
 import threading
 import time
 from datetime import datetime, timedelta
+from types import SimpleNamespace
+from unittest.mock import patch
 
 import pytest
 from list_series import ListSeries
 from monitor_runs import RunWriter, healthy_run
 
+from xtuner.run import derived
 from xtuner.run.discover import discover
 from xtuner.run.figures import duration, file_size
 from xtuner.run.logline import format_log
 from xtuner.tui.monitor import merged_lines as merged_module
+from xtuner.tui.monitor import painter as painter_module
 from xtuner.tui.monitor.document import pairs, wrap
 from xtuner.tui.monitor.header import Headline, draw_header
 from xtuner.tui.monitor.log_filter import LineFilter, compile_pattern, is_loud
 from xtuner.tui.monitor.log_worker import Filtered, LogWorker, Search, search_lines
 from xtuner.tui.monitor.merged_lines import MergedLines
 from xtuner.tui.monitor.overview import layout_for
+from xtuner.tui.monitor.painter import Painter
 from xtuner.tui.monitor.plots import CHARTS, PlotChoice, PlotMaker
 from xtuner.tui.monitor.reader import Reader
 from xtuner.tui.monitor.session import Session
@@ -263,6 +268,45 @@ def session_of(path):
     session.tick(time.time())
     session.stop()
     return session
+
+
+def test_a_tab_is_painted_when_there_is_news_and_in_parts_while_a_history_is_read():
+    said = []
+    pane = SimpleNamespace(
+        painted=-1, is_live=False, repaint=lambda now: said.append("all"), repaint_part=lambda now: said.append("part")
+    )
+    session, painter = SimpleNamespace(revision=1, is_behind=True), Painter()
+    with patch.object(painter_module, "_PART_S", 0.0):
+        painter.show(pane, [session], 0.0)
+        painter.paint(pane, [session], 0.0)
+        assert said == ["all"]
+        session.revision = 2
+        painter.paint(pane, [session], 0.0)
+        painter.paint(pane, [session], 0.0)
+        assert said == ["all", "part", "part"], "a part is not all of the news"
+    painter.show(pane, [session], 0.0)
+    assert said == ["all", "part", "part"], "the picture it had is shown first"
+    session.is_behind = False
+    painter.paint(pane, [session], 0.0)
+    painter.paint(pane, [session], 0.0)
+    painter.forget()
+    assert said == ["all", "part", "part", "all"]
+
+
+def test_the_first_rank_stands_for_all_until_a_long_band_is_computed(tmp_path):
+    with patch.object(derived, "_SLICE", 40):
+        session = session_of(healthy_run(tmp_path, num_ranks=3).run.path)
+        [spec] = [spec for spec in CHARTS if spec.id == "throughput"]
+        [curve] = PlotMaker(session).curves(spec, PlotChoice())
+        assert curve.band is None and curve.envelope is session.store.series(0, "tgs")
+        assert PlotMaker(session, waits=True).curves(spec, PlotChoice())[0].band, "a report has it at once"
+        session.store.band("tgs").cut(0, float("-inf"))
+        before = session.revision
+        session.tick(time.time())
+        while session.is_behind:
+            session.tick(time.time())
+        assert session.revision > before, "there is something to paint"
+        assert PlotMaker(session).curves(spec, PlotChoice())[0].band
 
 
 def test_curves_are_kept_so_that_what_is_smoothed_is_smoothed_once(tmp_path):

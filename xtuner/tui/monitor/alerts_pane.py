@@ -43,7 +43,7 @@ class AlertsPane(TabPane):
 
     def take_focus(self) -> None:
         """Give the keys to the list."""
-        self._list.focus()
+        self.screen.set_focus(self._list)
 
     def repaint(self, now: float) -> None:
         """Show what is wrong now; `now` is not needed."""

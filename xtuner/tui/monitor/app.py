@@ -11,22 +11,26 @@ from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar, cast
 
 from textual import events
+from textual.actions import SkipAction
 from textual.app import App, ComposeResult, SystemCommand
 from textual.binding import Binding, BindingType
 from textual.containers import Container
 from textual.screen import Screen
-from textual.widgets import Footer
+from textual.widgets import Input
 
-from xtuner.errors import EnvironmentFault, UsageError
+from xtuner.errors import UsageError
 from xtuner.run.discover import RunFiles
 from xtuner.tui.monitor.header import HeaderBar, Headline, headline_of
 from xtuner.tui.monitor.key_hint import key_of
+from xtuner.tui.monitor.main_screen import MainScreen
 from xtuner.tui.monitor.notice_line import Notice, NoticeLine, notice_of
+from xtuner.tui.monitor.painter import Painter, is_behind
 from xtuner.tui.monitor.runs import RunList
 from xtuner.tui.monitor.tab_line import TABS, TabLine
 from xtuner.tui.monitor.tab_pane import TabPane
 from xtuner.tui.monitor.tiny_pane import TinyPane, tiny_lines
 from xtuner.tui.widgets.braille import glyphs_for
+from xtuner.tui.widgets.key_line import KeyLine
 from xtuner.tui.widgets.picture import Run
 from xtuner.user_config import keys_file
 
@@ -34,14 +38,11 @@ if TYPE_CHECKING:
     from xtuner.tui.keymap import UserKeys
     from xtuner.tui.monitor.overview import Overview
     from xtuner.tui.monitor.plots import PlotMaker
-    from xtuner.tui.monitor.report import Report
     from xtuner.tui.monitor.run_picker import Picked
     from xtuner.tui.monitor.session import Session
     from xtuner.tui.widgets.rank_table import RankTable
 
 _FRAME_S, _FRAME_WHILE_BEHIND_S = 0.5, 0.02
-# While a history is read, painting takes a quarter of the time: the rest is for reading and for keys.
-_PAINT_REST = 3
 # While the terminal's window has no focus, a frame now and then is enough.
 _FRAME_UNSEEN_S = 2.0
 _SAID_S = 4.0
@@ -54,7 +55,8 @@ class MonitorApp(App[None]):
     CSS_PATH = Path(__file__).with_name("app.tcss")
     BINDINGS: ClassVar[list[BindingType]] = [
         *(
-            Binding(str(number), f"show_tab('{tab.id}')", tab.title, show=False, id=f"tab.{tab.id}")
+            # With priority: else a key goes from widget to widget, and waits at each for what is being painted.
+            Binding(str(number), f"press_tab('{tab.id}')", tab.title, show=False, priority=True, id=f"tab.{tab.id}")
             for number, tab in enumerate(TABS, start=1)
         ),
         Binding("space", "pause", "Pause", id="pause"),
@@ -78,8 +80,7 @@ class MonitorApp(App[None]):
         self._glyphs = glyphs_for(os.environ)
         self._panes: dict[str, TabPane] = {}
         self._tab = TABS[0].id
-        self._painted = -1
-        self._paint_again_at = 0.0
+        self._painter = Painter()
         self._has_focus = True
         self._is_tiny = self._is_over = False
         self._plots: PlotMaker | None = None
@@ -90,6 +91,10 @@ class MonitorApp(App[None]):
         self._tiny = TinyPane(glyphs=self._glyphs)
         self._notice = NoticeLine(glyphs=self._glyphs)
 
+    def get_default_screen(self) -> Screen[None]:
+        """What lies below all pages."""
+        return MainScreen(id="_default")
+
     def compose(self) -> ComposeResult:
         """Header, tabs, what the tab holds, the worst alert, keys."""
         yield self._header
@@ -97,7 +102,7 @@ class MonitorApp(App[None]):
         yield self._body
         yield self._tiny
         yield self._notice
-        yield Footer(show_command_palette=False)
+        yield KeyLine(glyphs=self._glyphs)
 
     def on_mount(self) -> None:
         """Begin to read once there is something to show it in."""
@@ -126,6 +131,7 @@ class MonitorApp(App[None]):
     def on_unmount(self) -> None:
         """Nothing outlives the screen."""
         self._is_over = True
+        self._painter.forget()
         for session in self._sessions:
             session.stop()
 
@@ -147,12 +153,12 @@ class MonitorApp(App[None]):
 
         if self.session is not None:
             self.session.stop()
+            self._painter.forget()
         self.session = self._watched(files)
         self._plots = PlotMaker(self.session)
         for pane in self._panes.values():
             pane.remove()
         self._panes.clear()
-        self._painted = -1
         self._set_paused(False)
         self.action_show_tab(self._tab)
 
@@ -168,16 +174,16 @@ class MonitorApp(App[None]):
             self._body.mount(pane)
         for name, pane in self._panes.items():
             pane.display = name == tab
-        self._painted = -1
         if self._panes[tab].is_mounted:
             self.on_tab_pane_ready()
 
     def on_tab_pane_ready(self) -> None:
-        """Let what is shown take the keys."""
+        """Let what is shown take the keys; while a history is read, the picture it had comes before a new one."""
         pane = self._pane
-        if pane is not None and pane.is_mounted and len(self.screen_stack) == 1:
-            pane.take_focus()
-            pane.repaint(time.time())
+        if pane is None or not pane.is_mounted or len(self.screen_stack) > 1:
+            return
+        pane.take_focus()
+        self._painter.show(pane, self._sessions, time.time())
 
     @property
     def _pane(self) -> TabPane | None:
@@ -199,8 +205,9 @@ class MonitorApp(App[None]):
             self.crash = error
             self.exit()
             return
-        is_behind = any(session.is_behind for session in self._sessions)
-        after_s = _FRAME_WHILE_BEHIND_S if is_behind else _FRAME_S if self._has_focus else _FRAME_UNSEEN_S
+        after_s = (
+            _FRAME_WHILE_BEHIND_S if is_behind(self._sessions) else _FRAME_S if self._has_focus else _FRAME_UNSEEN_S
+        )
         self.set_timer(after_s, self._frame)
 
     def _show_frame(self, now: float) -> None:
@@ -240,19 +247,12 @@ class MonitorApp(App[None]):
                 self._tiny.rows = tiny_lines(session, headline, self._plots)
             return
         pane = self._pane
-        # Ages of ranks and lines of logs change without the store; what lies under a page is not looked at.
-        is_live = self._tab in ("ranks", "logs", "run")
-        is_behind = any(session.is_behind for session in self._sessions)
-        if pane is None or not pane.is_mounted or len(self.screen_stack) > 1:
-            return
-        revision = sum(session.revision for session in self._sessions)  # each of them only grows
-        if is_live or revision != self._painted:
-            begin = time.monotonic()
-            if is_behind and self._painted >= 0 and begin < self._paint_again_at:
-                return
-            self._painted = revision
-            pane.repaint(now)
-            self._paint_again_at = time.monotonic() + _PAINT_REST * (time.monotonic() - begin)
+        if pane is not None and pane.is_mounted and len(self.screen_stack) == 1:  # what lies under a page is not seen
+            self._painter.paint(pane, self._sessions, now)
+
+    def _forget_painted(self) -> None:
+        for pane in self._panes.values():
+            pane.painted = -1
 
     def on_resize(self, event: events.Resize) -> None:
         """Where nothing else has room, text is shown."""
@@ -260,7 +260,7 @@ class MonitorApp(App[None]):
         for screen in self.screen_stack[:1]:
             screen.set_class(self._is_tiny, "-tiny")
             screen.set_class(event.size.height < _LOW_ROWS, "-low")
-        self._painted = -1
+        self._forget_painted()
 
     async def on_event(self, event: events.Event) -> None:
         """Keys and the mouse come before reading."""
@@ -308,6 +308,12 @@ class MonitorApp(App[None]):
 
     # Keys.
 
+    def action_press_tab(self, tab: str) -> None:
+        """Show a tab; a digit that is typed, or pressed on a page, is for what has the keys."""
+        if len(self.screen_stack) > 1 or isinstance(self.focused, Input):
+            raise SkipAction
+        self.action_show_tab(tab)
+
     def action_pause(self) -> None:
         """Freeze the view, or let it go on; reading goes on in any case."""
         self._set_paused(not self.is_paused)
@@ -318,7 +324,7 @@ class MonitorApp(App[None]):
         self.is_paused = is_paused
         if self._overview is not None:
             self._overview.freeze(is_paused)
-        self._painted = -1
+        self._forget_painted()
         self._header.headline = headline_of(self.session, time.time(), is_paused=is_paused)
 
     def action_help(self) -> None:
@@ -331,31 +337,20 @@ class MonitorApp(App[None]):
     def action_export(self) -> None:
         """Write a report of the run into the current directory."""
         from xtuner.tui.monitor.plots import PlotChoice
-        from xtuner.tui.monitor.report import check_place, make_report
+        from xtuner.tui.monitor.report import make_report, place_for, write_and_say
 
         if self.session is None:
             return
-        directory = Path.cwd() / f"xtuner-report-{self.session.files.path.name}"
         try:
-            check_place(directory, self.session.files.path)
+            directory = place_for(self.session.files.path)
         except UsageError as error:
             self.say(error.message)
             return
         choice = self._overview.choice if self._overview is not None else PlotChoice()
         report = make_report(self.session, choice, time.time())
         self.say(f"writing {directory}")
-        self.run_worker(partial(self._write_report, report, directory), thread=True, name="monitor-report")
-
-    def _write_report(self, report: "Report", directory: Path) -> None:
-        from xtuner.tui.widgets.png_plot import why_no_png
-
-        try:
-            report.write(directory)
-            fault = why_no_png()
-            said = f"written: {directory}{f' ({fault.message}: {fault.hint})' if fault else ''}"
-        except EnvironmentFault as error:
-            said = error.message
-        self.call_from_thread(self.say, said)
+        write = partial(write_and_say, report, directory, partial(self.call_from_thread, self.say))
+        self.run_worker(write, thread=True, name="monitor-report")
 
     def action_pick_run(self) -> None:
         """Choose another run of the work dir."""

@@ -54,7 +54,7 @@ def _notes(session: "Session", now: float) -> list[str]:
     notes = [f"elapsed {duration(session.elapsed_s(now))}"]
     tokens = store.num_tokens()
     if tokens is not None:
-        notes.append(f"{format_value(tokens)} tokens{' so far' if session.is_behind else ''}")
+        notes.append(f"{format_value(tokens)} tokens{'' if session.has_past else ' so far'}")
     resumed = record.get("resumed")
     attempt = max(len(store.files.attempts), 1 + (len(resumed) if isinstance(resumed, list) else 0))
     notes.append(f"attempt {attempt}")

@@ -44,6 +44,7 @@ class LogStatus(Picture):
 class LogsPane(TabPane):
     """Lines are read when they are shown; a worker looks for those that a filter or a search wants."""
 
+    is_live: ClassVar[bool] = True
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("slash", "ask('search')", "Search", key_display="/", priority=True, id="logs.search"),
         Binding("ampersand", "ask('filter')", "Filter", key_display="&", priority=True, id="logs.filter"),
@@ -92,7 +93,7 @@ class LogsPane(TabPane):
 
     def take_focus(self) -> None:
         """Give the keys to the lines."""
-        self._view.focus()
+        self.screen.set_focus(self._view)
 
     def repaint(self, now: float) -> None:
         """Show what the worker has found; `now` is not needed."""

@@ -89,7 +89,7 @@ class Overview(TabPane):
         self._chart_grid = Grid(*self._charts, id="charts")
         self._drawn: dict[str, tuple[object, ...]] = {}
         self._layout: OverviewLayout | None = None
-        self._current = 0
+        self._current = self._next_part = 0
         self._is_single = False
 
     def _make_chart(self, spec: ChartSpec) -> LineChart:
@@ -102,20 +102,34 @@ class Overview(TabPane):
 
     def take_focus(self) -> None:
         """Give the keys to the chart that had them last."""
-        self._charts[self._current].focus()
+        self.screen.set_focus(self._charts[self._current])
 
     def repaint(self, now: float) -> None:
         """Show what is new; `now` is seconds since the epoch."""
         self._add_charts()
+        for part in range(1 + len(self._shown)):
+            self._paint(part)
+
+    def repaint_part(self, now: float) -> None:
+        """The cards, then chart after chart."""
+        self._add_charts()
+        self._next_part = (self._next_part + 1) % (1 + len(self._shown))
+        self._paint(self._next_part)
+
+    @property
+    def _shown(self) -> list[tuple[ChartSpec, LineChart]]:
+        return [both for both in zip(self._specs, self._charts, strict=True) if both[1].display]
+
+    def _paint(self, part: int) -> None:
+        if part:
+            spec, chart = self._shown[part - 1]
+            self._draw_chart(spec, chart)
+            chart.set_markers(self._markers())
+            return
         for card_spec, card in zip(CARDS, self._cards, strict=True):
             card.series = card_spec.view(self._session, self._plots)
             card.reading = card_spec.read(self._session, self._plots)
             card.redraw()
-        marks = self._markers()
-        for spec, chart in zip(self._specs, self._charts, strict=True):
-            if chart.display:
-                self._draw_chart(spec, chart)
-                chart.set_markers(marks)
 
     def _draw_chart(self, spec: ChartSpec, chart: LineChart) -> None:
         curves = (
@@ -176,11 +190,10 @@ class Overview(TabPane):
         for place, (spec, chart) in enumerate(zip(self._specs, self._charts, strict=True)):
             was_shown, chart.display = chart.display, place // layout.num_charts == page
             is_one_of_more = layout.num_charts < len(self._charts)
-            chart.title = f"{spec.title} [{place + 1}/{len(self._charts)}]" if is_one_of_more else spec.title
-            if chart.display:
+            chart.set_title(f"{spec.title} [{place + 1}/{len(self._charts)}]" if is_one_of_more else spec.title)
+            if chart.display and not was_shown:
                 self._draw_chart(spec, chart)
-                if not was_shown:
-                    chart.set_markers(self._markers())
+                chart.set_markers(self._markers())
 
     # What charts tell.
 

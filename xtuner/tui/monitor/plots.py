@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from math import isfinite
 from typing import Literal, Protocol
 
+from xtuner.run.derived import Band as RankBand
 from xtuner.run.derived import Smoothed, Source
 from xtuner.run.series import Series
 from xtuner.run.store import LOSS_KEYS, RunStore
@@ -81,10 +82,16 @@ class PlotChoice:
 
 
 class PlotMaker:
-    """Makes the curves of a run's charts and cards; what is smoothed is kept until the charts have another weight."""
+    """Makes the curves of a run's charts and cards; what is smoothed is kept until the charts have another weight.
 
-    def __init__(self, session: Session) -> None:
+    Args:
+        session: the run.
+        waits: whether bands are drawn however long that takes; else the first rank stands for all meanwhile.
+    """
+
+    def __init__(self, session: Session, *, waits: bool = False) -> None:
         self._session = session
+        self._waits = waits
         self._store = session.store
         self._smoothed: dict[tuple[int, float], tuple[Source, Smoothed]] = {}
         self._weight = 0.0
@@ -109,9 +116,8 @@ class PlotMaker:
 
     def view(self, key: str) -> Smoothable | None:
         """The values of the first rank, or the median of all, for a sparkline."""
-        if self._has_bands:
-            return self._store.band(key).median if self._is_said(key) else None
-        return self._first(key)
+        band = self._band(key)
+        return self._first(key) if band is None else band.median
 
     def smoothed(self, source: Smoothable, weight: float) -> SeriesView:
         """The source, smoothed; the source itself for a weight of 0."""
@@ -126,13 +132,17 @@ class PlotMaker:
     def _key(self, key: str) -> str:
         return (self._store.loss_key or key) if key == "loss" else key
 
-    @property
-    def _has_bands(self) -> bool:
-        """While pasts are read, the first rank stands for all: each part of another's would change all of the band."""
-        return len(self._store.ranks) > 1 and self._session.has_past
+    def _band(self, key: str) -> RankBand | None:
+        """The band over the ranks; None while the first rank stands for all.
 
-    def _is_said(self, key: str) -> bool:
-        return any(key in rank.series for rank in self._store.ranks.values())
+        That is while pasts are read, as each part of another's would change all of the band, and until it is
+        computed, which the session does a little at a time.
+        """
+        num_said = sum(key in rank.series for rank in self._store.ranks.values())
+        if len(self._store.ranks) < 2 or not num_said or not self._session.has_past:
+            return None
+        band = self._store.band(key)
+        return band if self._waits or band.is_near else None
 
     def _first(self, key: str) -> Series | None:
         first = self._store.first_rank
@@ -140,19 +150,14 @@ class PlotMaker:
 
     def _curve(self, spec: ChartSpec, name: str, key: str, choice: PlotChoice) -> Curve | None:
         weight = choice.weight if spec.is_smoothed else 0.0
-        if choice.rank is None and self._has_bands and not spec.is_global:
-            return self._band_curve(name, key, weight, has_band=len(spec.keys) == 1 or key == spec.keys[0][1])
+        band = self._band(key) if choice.rank is None and not spec.is_global else None
+        if band is not None:
+            drawn = Band(band.low, band.high) if key == spec.keys[0][1] else None
+            return Curve(name, self.smoothed(band.median, weight), band=drawn)
         series = self._store.series(choice.rank, key) if choice.rank is not None else self._first(key)
         if series is None:
             return None
         return Curve(name, self.smoothed(series, weight), envelope=series if weight else None)
-
-    def _band_curve(self, name: str, key: str, weight: float, *, has_band: bool) -> Curve | None:
-        if not self._is_said(key):
-            return None
-        band = self._store.band(key)
-        drawn = Band(band.low, band.high) if has_band else None
-        return Curve(name, self.smoothed(band.median, weight), band=drawn)
 
 
 def markers(session: Session) -> list[Marker]:

@@ -67,6 +67,7 @@ def heat_of(store: RunStore, key: str, title: str, unit: str) -> Heat:
 class RanksPane(TabPane, can_focus=True):
     """Table and heat map; where only one of them has room, `h` changes to the other."""
 
+    is_live: ClassVar[bool] = True
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("slash", "ask", "Filter", key_display="/", priority=True, id="ranks.filter"),
         Binding("h", "toggle_heat", "Heat map", id="ranks.heat"),
@@ -91,7 +92,7 @@ class RanksPane(TabPane, can_focus=True):
 
     def take_focus(self) -> None:
         """Give the keys to the table; while it is hidden, they are the pane's."""
-        (self._table if self._table.display else self).focus()
+        self.screen.set_focus(self._table if self._table.display else self)
 
     def repaint(self, now: float) -> None:
         """Show what is new; a thousand rows not at each frame."""

@@ -16,6 +16,7 @@ _BREATH_S = 0.002
 _HOLD_S, _MAX_HOLD_S = 0.15, 0.5
 # Slices that wait for the screen; while it does not come, reading waits too, so that memory stays bounded.
 _MAX_WAITING = 8
+_FULL_S = 0.01  # until that is looked at again: each look takes the interpreter from the screen
 
 
 class Reader:
@@ -50,9 +51,9 @@ class Reader:
         """Leave the processor to the screen for a moment: there was a key."""
         self._held_until = time.monotonic() + _HOLD_S
 
-    def _is_held(self, last: float) -> bool:
-        now = time.monotonic()
-        return now < self._held_until and now < last + _MAX_HOLD_S
+    def _held_s(self, last: float) -> float:
+        """Seconds for which nothing is to be done; at most half a second in a row, which began at `last`."""
+        return min(self._held_until, last + _MAX_HOLD_S) - time.monotonic()
 
     @property
     def is_behind(self) -> bool:
@@ -69,7 +70,7 @@ class Reader:
 
         None for a moment after a key, unless all of the run's past is known: new steps are few.
         """
-        if not self._is_whole and self._is_held(self._drained_at):
+        if not self._is_whole and self._held_s(self._drained_at) > 0:
             return
         self._drained_at = time.monotonic()
         deadline = self._drained_at + budget_s
@@ -82,11 +83,9 @@ class Reader:
     def _run(self) -> None:
         try:
             while not self._is_over.is_set():
-                if len(self._slices) >= _MAX_WAITING:
-                    self._is_over.wait(_BREATH_S)
-                    continue
-                if self._is_held(self._read_at):
-                    self._is_over.wait(_BREATH_S)
+                wait_s = _FULL_S if len(self._slices) >= _MAX_WAITING else self._held_s(self._read_at)
+                if wait_s > 0:
+                    self._is_over.wait(wait_s)
                     continue
                 self._read_at = time.monotonic()
                 events = self._feed.poll(_SLICE_S)

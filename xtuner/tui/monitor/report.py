@@ -5,7 +5,7 @@ import io
 import shlex
 import time
 from array import array
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -108,9 +108,31 @@ def check_place(directory: Path, run: Path) -> None:
         )
 
 
+def place_for(run: Path) -> Path:
+    """Where the report of a run is written by the dashboard.
+
+    Raises:
+        UsageError: as of `check_place`.
+    """
+    directory = Path.cwd() / f"xtuner-report-{run.name}"
+    check_place(directory, run)
+    return directory
+
+
+def write_and_say(report: Report, directory: Path, say: Callable[[str], object]) -> None:
+    """Write it, and say what came of that."""
+    try:
+        report.write(directory)
+    except EnvironmentFault as error:
+        say(error.message)
+        return
+    fault = why_no_png()
+    say(f"written: {directory}{f' ({fault.message}: {fault.hint})' if fault else ''}")
+
+
 def make_report(session: Session, choice: PlotChoice, now: float) -> Report:
     """What is known of the run at `now`, in seconds since the epoch, with the curves that `choice` asks for."""
-    plots = PlotMaker(session)
+    plots = PlotMaker(session, waits=True)
     pictures = dict(_draw_charts(session, plots, choice))
     run_dir = session.files.run_dir
     found = list_checkpoints(run_dir) if run_dir else []

@@ -1,6 +1,7 @@
 """The fifth tab: how the run was made, what it has left on disk, and what happened to it."""
 
 from collections.abc import Mapping
+from typing import ClassVar
 
 from textual.app import ComposeResult
 
@@ -19,6 +20,8 @@ _READ_AGAIN_S = 5.0
 class RunPane(TabPane):
     """A page, read anew now and then while it is shown."""
 
+    is_live: ClassVar[bool] = True
+
     def __init__(self, session: Session, glyphs: GlyphSet) -> None:
         super().__init__(session, glyphs)
         self._page = Document()
@@ -33,7 +36,7 @@ class RunPane(TabPane):
 
     def take_focus(self) -> None:
         """Give the keys to the page."""
-        self._page.focus()
+        self.screen.set_focus(self._page)
 
     def repaint(self, now: float) -> None:
         """Show what is new; `now` is seconds since the epoch."""

@@ -1,6 +1,7 @@
 """One run while it is watched: its store, kept up from the reader's events, and what is wrong with it."""
 
 import os
+import time
 from collections import deque
 from collections.abc import Mapping
 from pathlib import Path
@@ -59,6 +60,7 @@ class Session:
         self._health = Health(self.store, self.facts)
         self._feed = Feed(files, num_processes=NUM_PROCESSES)
         self._reader = Reader(self._feed)
+        self._has_lagging_bands = False
         self._looked_at = float("-inf")
         self._seen: tuple[object, ...] = ()
 
@@ -77,7 +79,7 @@ class Session:
     @property
     def is_behind(self) -> bool:
         """Whether there is more to take in at once."""
-        return self._reader.is_behind
+        return self._reader.is_behind or self._has_lagging_bands
 
     @property
     def files_now(self) -> RunFiles:
@@ -138,15 +140,27 @@ class Session:
         """
         if self._reader.error is not None:
             raise self._reader.error
+        deadline = time.monotonic() + _APPLY_S
         for events in self._reader.drain(_APPLY_S):
             self.store.apply(events, now)
             self.revision += 1
-        if not self.has_past and not self.is_behind:
+        if not self.has_past and not self._reader.is_behind:
             self.has_past = True
             self.revision += 1
+        if self.has_past:
+            self._advance_bands(deadline)
         if not 0 <= now - self._looked_at < _LOOK_S and self._reader.has_newest:
             self._looked_at = now
             self.look(now)
+
+    def _advance_bands(self, deadline: float) -> None:
+        lagging = self.store.lagging_bands
+        while lagging and time.monotonic() < deadline:
+            lagging[0].advance()
+            if lagging[0].is_near:
+                lagging.pop(0)
+                self.revision += 1
+        self._has_lagging_bands = bool(lagging)
 
     def look(self, now: float) -> None:
         """Look after what is no log, and judge the run, as it is `now` in seconds since the epoch."""

@@ -32,7 +32,7 @@ class LineChart(Picture, can_focus=True):
 
     COMPONENT_CLASSES: ClassVar[set[str]] = {
         *_LINE_LOOKS,
-        *(f"picture--{look}" for look in ("title", "axis", "note", "marker", "bad", "best", "cursor")),
+        *(f"picture--{look}" for look in ("title", "here", "axis", "note", "marker", "bad", "best", "cursor")),
     }
     # Six colours that every terminal has; no red, which says that something is bad. Muted text is dim and not grey:
     # `$text-muted` knows no background here, and would be white on white in a light theme.
@@ -41,8 +41,8 @@ class LineChart(Picture, can_focus=True):
         height: 1fr;
         min-height: 1;
         background: $surface;
-        &:focus > .picture--title { text-style: bold reverse; }
         & > .picture--title { text-style: bold; }
+        & > .picture--here { text-style: bold reverse; }
         & > .picture--axis { text-style: dim; }
         & > .picture--note { text-style: dim; }
         & > .picture--marker { text-style: dim; }
@@ -139,8 +139,15 @@ class LineChart(Picture, can_focus=True):
 
     def set_markers(self, markers: Sequence[Marker]) -> None:
         """Show these markers."""
-        self._markers = list(markers)
-        self.redraw()
+        if self._markers != list(markers):
+            self._markers = list(markers)
+            self.redraw()
+
+    def set_title(self, title: str) -> None:
+        """Name it so."""
+        if self.title != title:
+            self.title = title
+            self.redraw()
 
     def x_bounds(self) -> View | None:
         """First and last x of all curves; None while there is no value."""
@@ -172,6 +179,7 @@ class LineChart(Picture, can_focus=True):
             best=self._find_best(),
             x_name=self._x_name,
             format_x=self._format_x,
+            is_here=self.has_focus,
         )
         return draw_plot(plot, width, height, self.glyphs)
 
@@ -189,6 +197,10 @@ class LineChart(Picture, can_focus=True):
     def validate_view(self, view: View | None) -> View | None:
         """A view has an end after its begin; where it has not, the chart follows."""
         return view if view is not None and view[0] < view[1] and view[1] - view[0] < float("inf") else None
+
+    def watch_has_focus(self, has_focus: bool) -> None:
+        """The title says who has the keys; no rule of CSS does, and all those for two dozen looks take milliseconds."""
+        self.redraw()
 
     def watch_is_log(self) -> None:
         """Another scale."""

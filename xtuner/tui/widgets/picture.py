@@ -8,6 +8,7 @@ from typing import ClassVar, NamedTuple
 
 from rich.segment import Segment
 from rich.style import Style
+from textual.geometry import Region
 from textual.strip import Strip
 from textual.widget import Widget
 
@@ -73,6 +74,7 @@ class Picture(Widget):
         self.glyphs = glyphs
         self._strips: list[Strip] | None = None
         self._drawn_for: tuple[object, ...] = ()
+        self._base = Style()
 
     def draw(self, width: int, height: int) -> list[Row]:
         """The rows, for at least one cell in both directions."""
@@ -83,10 +85,15 @@ class Picture(Widget):
         self._strips = None
         self.refresh()
 
+    def render_lines(self, crop: Region) -> list[Strip]:
+        """The rows of a part; what all parents give to the style is put together once for them, and not in each."""
+        self._base = self.rich_style
+        return super().render_lines(crop)
+
     def render_line(self, y: int) -> Strip:
         """One row, from the picture that was drawn last if it still holds."""
         width, height = self.size
-        base = self.rich_style
+        base = self._base
         if self._strips is None or self._drawn_for != (width, height, base):
             self._drawn_for = (width, height, base)
             rows = self.draw(width, height)[:height] if width > 0 and height > 0 else []

@@ -55,6 +55,7 @@ class Plot:
         view: the part of x that is shown; its end is larger than its begin.
         best: the best value, which is marked and named.
         cursor_x: the values there are shown in place of the last ones.
+        is_here: whether the keys are for this chart.
     """
 
     title: str
@@ -67,6 +68,7 @@ class Plot:
     best: Sample | None = None
     x_name: str = "step"
     format_x: Callable[[float], str] = field(default=format_count)
+    is_here: bool = False
 
 
 def look_of(curve: Curve, place: int) -> str:

@@ -115,7 +115,10 @@ def _empty(plot: Plot, height: int, width: int) -> list[Row]:
 
 def _heading(plot: Plot, rows: _Rows, width: int, glyphs: GlyphSet) -> list[Row]:
     unit = f" ({plot.unit})" if plot.unit else ""
-    name: Row = [Run(plot.title, "title"), Run(f"{unit}{' log' if plot.is_log else ''}", "axis")]
+    name: Row = [
+        Run(plot.title, "here" if plot.is_here else "title"),
+        Run(f"{unit}{' log' if plot.is_log else ''}", "axis"),
+    ]
     said = _cursor(plot) or _best(plot, glyphs)
     values = _values(plot)
     if rows.legend:
