@@ -14,6 +14,7 @@ from dataclasses import dataclass, replace
 
 from xtuner.data.chat import Chat, Message
 from xtuner.data.options import MaskPolicy
+from xtuner.data.prefixes import ChatPrefixes
 from xtuner.data.problems import RowError
 from xtuner.data.template import ChatTemplate, Rendering
 
@@ -70,11 +71,15 @@ def mask_chat(chat: Chat, template: ChatTemplate, policy: MaskPolicy = "all-assi
                 "and --mask-policy full trains all",
                 hint="choose --mask-policy all-assistant, or take the switch out of the row",
             )
-        return [MaskedText(_render(chat, template, len(chat.messages)).text, is_whole=True)]
+        return [MaskedText(_render(chat, template).text, is_whole=True)]
+    turns = trained_turns(chat, policy)
+    if not turns:
+        return []
     sequences: list[MaskedText] = []
-    for turn in trained_turns(chat, policy):
-        prompt = _render(chat, template, turn, add_generation_prompt=True).text
-        full = _behind_its_prompt(chat, template, turn, prompt, _render(chat, template, turn + 1))
+    prefixes = ChatPrefixes(template, chat.messages[: turns[-1] + 1], chat.tools)
+    for turn in turns:
+        prompt, full = _before_and_after(chat, prefixes, turn)
+        full = _behind_its_prompt(chat, template, turn, prompt, full)
         spans = _reply_spans(chat, turn, prompt, full)
         stops = (*(end for _, end in spans[:-1]), len(full.text))
         if sequences and full.text.startswith(sequences[-1].text):
@@ -102,7 +107,7 @@ def _behind_its_prompt(chat: Chat, template: ChatTemplate, turn: int, prompt: st
     for messages in bare_chats:
         bare = replace(chat, messages=messages)
         try:
-            bare_prompt = _render(bare, template, len(messages), add_generation_prompt=True).text
+            bare_prompt = _render(bare, template, add_generation_prompt=True).text
         except RowError:  # the template refuses a chat that nobody has
             continue
         if full.text.startswith(bare_prompt):
@@ -145,7 +150,7 @@ def _reply_spans(chat: Chat, turn: int, prompt: str, full: Rendering) -> tuple[t
     begin = len(prompt)
     spans = tuple((max(first, begin), last) for first, last in full.generated if first >= begin or last > begin)
     shown, said = "".join(full.text[first:last] for first, last in spans), chat.messages[turn]["content"].strip()
-    is_missed = said in full.text[begin:] and said not in shown
+    is_missed = said not in shown and said in full.text[begin:]
     if not spans or is_missed or not full.text[spans[0][0] :].strip():
         raise RowError(
             "MASK_UNPROVED",
@@ -156,11 +161,23 @@ def _reply_spans(chat: Chat, turn: int, prompt: str, full: Rendering) -> tuple[t
     return spans
 
 
-def _render(chat: Chat, template: ChatTemplate, num_messages: int, *, add_generation_prompt: bool = False) -> Rendering:
+def _before_and_after(chat: Chat, prefixes: ChatPrefixes, turn: int) -> tuple[str, Rendering]:
+    """The text at inference before reply `turn`, and the rendering with it."""
     try:
-        return template.render(chat.messages[:num_messages], chat.tools, add_generation_prompt=add_generation_prompt)
+        return prefixes.render(turn, add_generation_prompt=True).text, prefixes.render(turn + 1)
     except RowError as error:
-        raise RowError(error.code, f"{chat.where}: {error.message}", hint=error.hint) from None
+        raise _placed(chat, error) from None
+
+
+def _render(chat: Chat, template: ChatTemplate, *, add_generation_prompt: bool = False) -> Rendering:
+    try:
+        return template.render(chat.messages, chat.tools, add_generation_prompt=add_generation_prompt)
+    except RowError as error:
+        raise _placed(chat, error) from None
+
+
+def _placed(chat: Chat, error: RowError) -> RowError:
+    return RowError(error.code, f"{chat.where}: {error.message}", hint=error.hint)
 
 
 def _unproved(chat: Chat, turn: int, prompt: str, full: str) -> RowError:
