@@ -51,9 +51,11 @@ class MaskedText:
 def trained_turns(chat: Chat, policy: MaskPolicy) -> list[int]:
     """The assistant messages that are trained: those of the policy, unless the row itself says otherwise."""
     turns = chat.assistant_turns
-    by_policy = set(turns[-1:] if policy == "last-assistant" else turns)
-    says = dict(enumerate(chat.losses))
-    return [turn for turn in turns if (turn in by_policy if says.get(turn) is None else says[turn])]
+    by_policy = turns[-1:] if policy == "last-assistant" else turns
+    if not any(said is not None for said in chat.losses):
+        return by_policy
+    says, by_default = dict(enumerate(chat.losses)), set(by_policy)
+    return [turn for turn in turns if (turn in by_default if says.get(turn) is None else says[turn])]
 
 
 def mask_chat(chat: Chat, template: ChatTemplate, policy: MaskPolicy = "all-assistant") -> list[MaskedText]:
@@ -75,18 +77,23 @@ def mask_chat(chat: Chat, template: ChatTemplate, policy: MaskPolicy = "all-assi
     turns = trained_turns(chat, policy)
     if not turns:
         return []
-    sequences: list[MaskedText] = []
     prefixes = ChatPrefixes(template, chat.messages[: turns[-1] + 1], chat.tools)
+    texts: list[str] = []
+    spans: list[list[tuple[int, int]]] = []
+    stops: list[list[int]] = []
     for turn in turns:
         prompt, full = _before_and_after(chat, prefixes, turn)
         full = _behind_its_prompt(chat, template, turn, prompt, full)
-        spans = _reply_spans(chat, turn, prompt, full)
-        stops = (*(end for _, end in spans[:-1]), len(full.text))
-        if sequences and full.text.startswith(sequences[-1].text):
-            last = sequences.pop()
-            spans, stops = (*last.spans, *spans), (*last.stops, *stops)
-        sequences.append(MaskedText(full.text, spans, stops))
-    return sequences
+        if texts and full.text.startswith(texts[-1]):
+            texts[-1] = full.text
+        else:
+            texts.append(full.text)
+            spans.append([])
+            stops.append([])
+        of_reply = _reply_spans(chat, turn, prompt, full)
+        spans[-1] += of_reply
+        stops[-1] += (*(end for _, end in of_reply[:-1]), len(full.text))
+    return [MaskedText(*parts) for parts in zip(texts, map(tuple, spans), map(tuple, stops), strict=True)]
 
 
 def _behind_its_prompt(chat: Chat, template: ChatTemplate, turn: int, prompt: str, full: Rendering) -> Rendering:
@@ -128,9 +135,10 @@ def hidden_content(chat: Chat, sequences: list[MaskedText], policy: MaskPolicy) 
     """
     hidden = []
     last = max(trained_turns(chat, policy), default=-1)
+    is_shown = _Shown([sequence.text for sequence in sequences])
 
     def is_hidden(text: str) -> bool:
-        return bool(text) and not any(text in sequence.text for sequence in sequences)
+        return bool(text) and not is_shown(text)
 
     for i, message in enumerate(chat.messages[: last + 1]):
         for key, what in (("content", "its content"), ("reasoning_content", "its reasoning")):
@@ -142,6 +150,26 @@ def hidden_content(chat: Chat, sequences: list[MaskedText], policy: MaskPolicy) 
     names = [tool.get("function", tool).get("name") for tool in chat.tools or ()]
     hidden += [f"the tool {name}" for name in names if isinstance(name, str) and last >= 0 and is_hidden(name)]
     return hidden
+
+
+class _Shown:
+    """Whether texts stand in `sequences`; fast when they are asked for in the order in which they stand there."""
+
+    def __init__(self, sequences: list[str]) -> None:
+        self._sequences = sequences
+        self._place = 0  # in the last sequence, behind what was found there last
+
+    def __call__(self, text: str) -> bool:
+        whole = self._sequences[-1] if self._sequences else ""
+        # Most stand right behind, where their beginning is soon found: no search through all of a long chat.
+        place = whole.find(text[:_BEGINNING], self._place)
+        if place >= 0 and whole.startswith(text, place):
+            self._place = place + len(text)
+            return True
+        return any(text in sequence for sequence in self._sequences)
+
+
+_BEGINNING = 32  # characters
 
 
 def _reply_spans(chat: Chat, turn: int, prompt: str, full: Rendering) -> tuple[tuple[int, int], ...]:

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from functools import cached_property, lru_cache, partial
 from hashlib import sha256
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from xtuner.data.chat import Message
 from xtuner.data.problems import RowError
@@ -22,8 +22,7 @@ if TYPE_CHECKING:
 _SPECIAL_TOKENS = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token")
 
 
-@dataclass(frozen=True)
-class Rendering:
+class Rendering(NamedTuple):
     """A rendered chat, and the character ranges that the template marks with `{% generation %}`, if it does."""
 
     text: str
