@@ -14,6 +14,7 @@ from dataclasses import dataclass, replace
 
 from xtuner.data.chat import Chat, Message
 from xtuner.data.options import MaskPolicy
+from xtuner.data.prefixes import ChatPrefixes
 from xtuner.data.problems import RowError
 from xtuner.data.template import ChatTemplate, Rendering
 
@@ -50,9 +51,11 @@ class MaskedText:
 def trained_turns(chat: Chat, policy: MaskPolicy) -> list[int]:
     """The assistant messages that are trained: those of the policy, unless the row itself says otherwise."""
     turns = chat.assistant_turns
-    by_policy = set(turns[-1:] if policy == "last-assistant" else turns)
-    says = dict(enumerate(chat.losses))
-    return [turn for turn in turns if (turn in by_policy if says.get(turn) is None else says[turn])]
+    by_policy = turns[-1:] if policy == "last-assistant" else turns
+    if not any(said is not None for said in chat.losses):
+        return by_policy
+    says, by_default = dict(enumerate(chat.losses)), set(by_policy)
+    return [turn for turn in turns if (turn in by_default if says.get(turn) is None else says[turn])]
 
 
 def mask_chat(chat: Chat, template: ChatTemplate, policy: MaskPolicy = "all-assistant") -> list[MaskedText]:
@@ -70,18 +73,27 @@ def mask_chat(chat: Chat, template: ChatTemplate, policy: MaskPolicy = "all-assi
                 "and --mask-policy full trains all",
                 hint="choose --mask-policy all-assistant, or take the switch out of the row",
             )
-        return [MaskedText(_render(chat, template, len(chat.messages)).text, is_whole=True)]
-    sequences: list[MaskedText] = []
-    for turn in trained_turns(chat, policy):
-        prompt = _render(chat, template, turn, add_generation_prompt=True).text
-        full = _behind_its_prompt(chat, template, turn, prompt, _render(chat, template, turn + 1))
-        spans = _reply_spans(chat, turn, prompt, full)
-        stops = (*(end for _, end in spans[:-1]), len(full.text))
-        if sequences and full.text.startswith(sequences[-1].text):
-            last = sequences.pop()
-            spans, stops = (*last.spans, *spans), (*last.stops, *stops)
-        sequences.append(MaskedText(full.text, spans, stops))
-    return sequences
+        return [MaskedText(_render(chat, template).text, is_whole=True)]
+    turns = trained_turns(chat, policy)
+    if not turns:
+        return []
+    prefixes = ChatPrefixes(template, chat.messages[: turns[-1] + 1], chat.tools)
+    texts: list[str] = []
+    spans: list[list[tuple[int, int]]] = []
+    stops: list[list[int]] = []
+    for turn in turns:
+        prompt, full = _before_and_after(chat, prefixes, turn)
+        full = _behind_its_prompt(chat, template, turn, prompt, full)
+        if texts and full.text.startswith(texts[-1]):
+            texts[-1] = full.text
+        else:
+            texts.append(full.text)
+            spans.append([])
+            stops.append([])
+        of_reply = _reply_spans(chat, turn, prompt, full)
+        spans[-1] += of_reply
+        stops[-1] += (*(end for _, end in of_reply[:-1]), len(full.text))
+    return [MaskedText(*parts) for parts in zip(texts, map(tuple, spans), map(tuple, stops), strict=True)]
 
 
 def _behind_its_prompt(chat: Chat, template: ChatTemplate, turn: int, prompt: str, full: Rendering) -> Rendering:
@@ -102,7 +114,7 @@ def _behind_its_prompt(chat: Chat, template: ChatTemplate, turn: int, prompt: st
     for messages in bare_chats:
         bare = replace(chat, messages=messages)
         try:
-            bare_prompt = _render(bare, template, len(messages), add_generation_prompt=True).text
+            bare_prompt = _render(bare, template, add_generation_prompt=True).text
         except RowError:  # the template refuses a chat that nobody has
             continue
         if full.text.startswith(bare_prompt):
@@ -123,9 +135,10 @@ def hidden_content(chat: Chat, sequences: list[MaskedText], policy: MaskPolicy) 
     """
     hidden = []
     last = max(trained_turns(chat, policy), default=-1)
+    is_shown = _Shown([sequence.text for sequence in sequences])
 
     def is_hidden(text: str) -> bool:
-        return bool(text) and not any(text in sequence.text for sequence in sequences)
+        return bool(text) and not is_shown(text)
 
     for i, message in enumerate(chat.messages[: last + 1]):
         for key, what in (("content", "its content"), ("reasoning_content", "its reasoning")):
@@ -139,13 +152,33 @@ def hidden_content(chat: Chat, sequences: list[MaskedText], policy: MaskPolicy) 
     return hidden
 
 
+class _Shown:
+    """Whether texts stand in `sequences`; fast when they are asked for in the order in which they stand there."""
+
+    def __init__(self, sequences: list[str]) -> None:
+        self._sequences = sequences
+        self._place = 0  # in the last sequence, behind what was found there last
+
+    def __call__(self, text: str) -> bool:
+        whole = self._sequences[-1] if self._sequences else ""
+        # Most stand right behind, where their beginning is soon found: no search through all of a long chat.
+        place = whole.find(text[:_BEGINNING], self._place)
+        if place >= 0 and whole.startswith(text, place):
+            self._place = place + len(text)
+            return True
+        return any(text in sequence for sequence in self._sequences)
+
+
+_BEGINNING = 32  # characters
+
+
 def _reply_spans(chat: Chat, turn: int, prompt: str, full: Rendering) -> tuple[tuple[int, int], ...]:
     if not full.generated:
         return ((len(prompt), len(full.text)),)
     begin = len(prompt)
     spans = tuple((max(first, begin), last) for first, last in full.generated if first >= begin or last > begin)
     shown, said = "".join(full.text[first:last] for first, last in spans), chat.messages[turn]["content"].strip()
-    is_missed = said in full.text[begin:] and said not in shown
+    is_missed = said not in shown and said in full.text[begin:]
     if not spans or is_missed or not full.text[spans[0][0] :].strip():
         raise RowError(
             "MASK_UNPROVED",
@@ -156,11 +189,23 @@ def _reply_spans(chat: Chat, turn: int, prompt: str, full: Rendering) -> tuple[t
     return spans
 
 
-def _render(chat: Chat, template: ChatTemplate, num_messages: int, *, add_generation_prompt: bool = False) -> Rendering:
+def _before_and_after(chat: Chat, prefixes: ChatPrefixes, turn: int) -> tuple[str, Rendering]:
+    """The text at inference before reply `turn`, and the rendering with it."""
     try:
-        return template.render(chat.messages[:num_messages], chat.tools, add_generation_prompt=add_generation_prompt)
+        return prefixes.render(turn, add_generation_prompt=True).text, prefixes.render(turn + 1)
     except RowError as error:
-        raise RowError(error.code, f"{chat.where}: {error.message}", hint=error.hint) from None
+        raise _placed(chat, error) from None
+
+
+def _render(chat: Chat, template: ChatTemplate, *, add_generation_prompt: bool = False) -> Rendering:
+    try:
+        return template.render(chat.messages, chat.tools, add_generation_prompt=add_generation_prompt)
+    except RowError as error:
+        raise _placed(chat, error) from None
+
+
+def _placed(chat: Chat, error: RowError) -> RowError:
+    return RowError(error.code, f"{chat.where}: {error.message}", hint=error.hint)
 
 
 def _unproved(chat: Chat, turn: int, prompt: str, full: str) -> RowError:

@@ -210,13 +210,21 @@ class RowPipeline:
             if bos_id is not None:
                 begin = sequence.ids[:3] == bos_id
                 counts.begin_tokens[len(begin) if begin.all() else int(np.argmin(begin))] += 1
-            is_last = sequence.is_trained.copy()
-            is_last[:-1] &= ~sequence.is_trained[1:]
-            for last in sequence.ids[is_last].tolist():
+            for last in sequence.ids[_ends(sequence.is_trained)].tolist():
                 counts.replies += 1
                 if last in self._names:
                     counts.replies_ended += 1
                     counts.end_tokens[self._names[last]] += 1
+
+
+def _ends(is_trained: NDArray[np.bool_]) -> list[int]:
+    """Where runs of trained tokens end: their last tokens."""
+    flags = is_trained.tobytes() + b"\0"  # searched as bytes: a few microseconds less than three arrays
+    ends, place = [], flags.find(b"\1\0")
+    while place >= 0:
+        ends.append(place)
+        place = flags.find(b"\1\0", place + 1)
+    return ends
 
 
 def _special_pattern(files: TokenizerFiles) -> re.Pattern[str]:

@@ -5,11 +5,12 @@ with the special tokens that transformers would give them. Neither loads torch.
 """
 
 import json
+from collections.abc import Callable
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cached_property, lru_cache, partial
 from hashlib import sha256
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from xtuner.data.chat import Message
 from xtuner.data.problems import RowError
@@ -21,8 +22,7 @@ if TYPE_CHECKING:
 _SPECIAL_TOKENS = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token")
 
 
-@dataclass(frozen=True)
-class Rendering:
+class Rendering(NamedTuple):
     """A rendered chat, and the character ranges that the template marks with `{% generation %}`, if it does."""
 
     text: str
@@ -44,18 +44,15 @@ class ChatTemplate:
         Raises:
             RowError: the template refuses the messages or is broken; the message is the template's own.
         """
-        arguments = {"messages": messages, "tools": tools, "documents": None, **self.special_tokens}
+        arguments = self.arguments(messages, tools)
         generated: list[tuple[int, int]] = []
         try:
-            template = _compiled(self.source)
+            template = compiled(self.source)
             if add_generation_prompt:  # a prompt: what it marks is not asked for
                 text = template.render(add_generation_prompt=True, **arguments)
             else:
                 blocks: list[str] = []
-                with template.environment.activate_tracker(blocks, generated):
-                    # The tracker of `{% generation %}` counts the characters of the blocks so far.
-                    for block in template.generate(add_generation_prompt=False, **arguments):
-                        blocks.append(block)
+                write_blocks(template, arguments, blocks, generated)
                 text = "".join(blocks)
         except MemoryError:
             raise
@@ -69,11 +66,16 @@ class ChatTemplate:
                 f"the chat template refuses these messages: {str(error)[:500]}",
                 hint="order the roles as the model's template wants them",
             ) from None
-        if not _has_bytes(text):
-            raise RowError(
-                "TEMPLATE_REFUSED", "the chat template writes half of a surrogate pair", hint="mend the template"
-            )
-        return Rendering(text, tuple(generated))
+        return Rendering(with_bytes(text), tuple(generated))
+
+    def arguments(self, messages: Any, tools: list[Any] | None) -> dict[str, Any]:
+        """What a template is rendered with, but for `add_generation_prompt`."""
+        return {"messages": messages, "tools": tools, "documents": None, **self.special_tokens}
+
+    @cached_property
+    def special_items(self) -> tuple[tuple[str, str], ...]:
+        """The special tokens, as a key."""
+        return tuple(self.special_tokens.items())
 
     @property
     def fingerprint(self) -> str:
@@ -81,15 +83,39 @@ class ChatTemplate:
         return sha256(json.dumps([self.source, self.special_tokens], sort_keys=True).encode()).hexdigest()
 
 
-def _has_bytes(text: str) -> bool:
-    try:
-        return text.isascii() or bool(text.encode())
-    except UnicodeEncodeError:
-        return False
+def write_blocks(template: Any, arguments: dict[str, Any], blocks: list[str], generated: list[tuple[int, int]]) -> None:
+    """Render a compiled template without a generation prompt.
+
+    Args:
+        template: of `compiled`, or of its environment.
+        arguments: see `ChatTemplate.arguments`.
+        blocks: takes the text up, piece by piece as the template writes it.
+        generated: takes up the character ranges that it marks with `{% generation %}`.
+    """
+    with template.environment.activate_tracker(blocks, generated):
+        # The tracker of `{% generation %}` counts the characters of the blocks so far.
+        for block in template.generate(add_generation_prompt=False, **arguments):
+            blocks.append(block)
+
+
+def with_bytes(text: str) -> str:
+    """`text`, which a template has written.
+
+    Raises:
+        RowError: it holds half of a surrogate pair, which has no bytes to train on.
+    """
+    if not text.isascii():
+        try:
+            text.encode()
+        except UnicodeEncodeError:
+            raise RowError(
+                "TEMPLATE_REFUSED", "the chat template writes half of a surrogate pair", hint="mend the template"
+            ) from None
+    return text
 
 
 @lru_cache(maxsize=4)
-def _compiled(source: str) -> Any:
+def compiled(source: str) -> Any:
     """The template in transformers' sandbox.
 
     Not through `render_jinja_template`, which copies all messages and searches the template's source at each call:
@@ -99,7 +125,24 @@ def _compiled(source: str) -> Any:
 
     template = _compile_jinja_template(source)
     template.globals = dict(template.globals)  # a chain of maps, which each rendering would copy name by name
+    template.environment.getattr = _dict_reader(template.environment)
     return template
+
+
+# `message.keys` is the method, whatever a message holds.
+_DICT_ATTRIBUTES = frozenset(dir(dict))
+
+
+def _dict_reader(environment: Any) -> Callable[[Any, str], Any]:
+    """The sandbox's way to read `message.role`, which looks for an attribute first: a dict has none but its own."""
+    read_any, undefined = partial(type(environment).getattr, environment), environment.undefined
+
+    def read(value: Any, name: str) -> Any:
+        if type(value) is not dict or name in _DICT_ATTRIBUTES:
+            return read_any(value, name)
+        return value[name] if name in value else undefined(obj=value, name=name)
+
+    return read
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,7 @@ merge the end of a prompt with the first letters of the reply ("\\n" and "\\n" t
 happens is tokenised in two pieces there, as inference would.
 """
 
-from bisect import bisect_left
+from bisect import bisect_left, bisect_right
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from typing import TYPE_CHECKING
@@ -196,24 +196,25 @@ class _BySegments:
     def __init__(self, masked: MaskedText, encoder: SegmentEncoder) -> None:
         self._encoder = encoder
         self._masked = masked
-        self._ids = bytearray()  # int32
-        self._specials: list[tuple[int, int]] = []  # character ranges
+        self._begins = [begin for begin, _ in masked.spans]
+        self._ids: list[bytes] = []  # int32
+        self._num_ids = 0
         self._index_at: dict[int, int] = {0: 0}  # character position -> tokens before it, where that is known
         self._broken: int | None = None
 
     def tokens(self) -> _FastTokens | None:
-        text, position = self._masked.text, 0
-        begins = [begin for begin, _ in self._masked.spans]
-        for match in self._encoder.special_pattern.finditer(text):
-            begin, end = match.span()
-            self._add_plain(position, begin, begins)
-            self._add(self._encoder.special_ids[match[0]], end)
-            self._specials.append((begin, end))
+        special_ids, specials, position = self._encoder.special_ids, [], 0
+        for index, part in enumerate(self._encoder.split(self._masked.text)):
+            end = position + len(part)
+            if index % 2:
+                self._add(special_ids[part], end)
+                specials.append((position, end))
+            elif part:
+                self._add_plain(part, position, end)
             position = end
-        self._add_plain(position, len(text), begins)
-        ids = np.frombuffer(self._ids, dtype=np.int32)
+        ids = np.frombuffer(b"".join(self._ids), dtype=np.int32)
         is_trained = np.zeros(len(ids), dtype=np.bool_)
-        for begin, end in _end_at_special(self._masked, self._specials):
+        for begin, end in _end_at_special(self._masked, specials):
             if begin not in self._index_at or end not in self._index_at:
                 return None
             is_trained[self._index_at[begin] : self._index_at[end]] = True
@@ -223,22 +224,21 @@ class _BySegments:
 
     def _add(self, ids: bytes, end: int) -> None:
         """Take up `ids`, which stand for the text up to character `end`."""
-        self._ids += ids
-        self._index_at[end] = len(self._ids) // _ID_BYTES
+        self._ids.append(ids)
+        self._num_ids += len(ids) // _ID_BYTES
+        self._index_at[end] = self._num_ids
 
-    def _add_plain(self, begin: int, end: int, span_begins: list[int]) -> None:
+    def _add_plain(self, piece: str, begin: int, end: int) -> None:
         """Text without special tokens; where a reply begins inside, the tokens before it must be the prompt's."""
-        if begin == end:
-            return
-        piece = self._masked.text[begin:end]
         ids = self._encoder.encode(piece)
-        for cut in span_begins:
-            if begin < cut < end:
-                before = self._encoder.encode(piece[: cut - begin])
-                if ids[: len(before)] != before:
-                    self._broken = span_begins.index(cut) if self._broken is None else self._broken
-                    ids = before + self._encoder.encode(piece[cut - begin :])
-                self._index_at[cut] = (len(self._ids) + len(before)) // _ID_BYTES
+        first = bisect_right(self._begins, begin)
+        for number in range(first, bisect_left(self._begins, end, first)):
+            cut = self._begins[number]
+            before = self._encoder.encode(piece[: cut - begin])
+            if not ids.startswith(before):
+                self._broken = number if self._broken is None else self._broken
+                ids = before + self._encoder.encode(piece[cut - begin :])
+            self._index_at[cut] = self._num_ids + len(before) // _ID_BYTES
         self._add(ids, end)
 
 
@@ -254,7 +254,9 @@ def _end_at_special(masked: MaskedText, specials: list[tuple[int, int]]) -> list
         masked: the text and its spans.
         specials: character ranges of the special tokens, ascending.
     """
-    specials = [(begin, end) for begin, end in specials if masked.text[begin:end].strip()]
+    if not masked.spans:
+        return []
+    specials = [(begin, end) for begin, end in specials if not masked.text[begin:end].isspace()]
     begins = [begin for begin, _ in specials]
 
     def adjust(span: tuple[int, int], stop: int) -> tuple[int, int]:

@@ -8,14 +8,18 @@ the machine but not from looping or building gigabytes of text; so the first chu
 CPU time and memory, after which the template counts as known.
 """
 
+import importlib
 import os
 import resource
 import select
+import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from importlib.machinery import PathFinder
 from multiprocessing.connection import Connection
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 from xtuner.data.jobs import Job, ShowJob
@@ -57,7 +61,32 @@ def _end_with_parent(descriptor: int) -> None:
 def _import_renderer(pipeline: RowPipeline) -> None:
     """Libraries reserve memory when they load: before the limits are set."""
     if pipeline.files.template is not None:
-        import transformers.utils.chat_template_utils  # noqa: F401
+        try:
+            _name_packages("transformers", "transformers.utils")
+            importlib.import_module(_RENDERER)
+        except Exception:  # another layout than the one known
+            for name in [name for name in sys.modules if name.split(".")[0] == "transformers"]:
+                del sys.modules[name]
+            importlib.import_module(_RENDERER)
+
+
+_RENDERER = "transformers.utils.chat_template_utils"
+
+
+def _name_packages(*names: str) -> None:
+    """Let modules of these packages be imported without the packages' own code.
+
+    transformers looks through all its 1,700 files when it is imported, a second of CPU time for each worker; the one
+    module that is used here needs none of that.
+    """
+    for name in names:
+        outer = name.rpartition(".")[0]
+        spec = PathFinder.find_spec(name, sys.modules[outer].__path__ if outer else None)
+        if spec is None or spec.submodule_search_locations is None:
+            raise ModuleNotFoundError(name, name=name)
+        package = ModuleType(name)
+        package.__path__ = list(spec.submodule_search_locations)
+        sys.modules[name] = package
 
 
 def _answer(pipeline: RowPipeline, job: Job | ShowJob, *, is_first: bool) -> Any:

@@ -19,9 +19,10 @@ from xtuner.data.chat import build_chat
 from xtuner.data.mask import MaskedText, mask_chat
 from xtuner.data.problems import RowError
 from xtuner.data.rows import PipelineSpec, RowPipeline
-from xtuner.data.segments import id_bytes, segment_encoder
+from xtuner.data.segments import segment_encoder
 from xtuner.data.template import load_chat_template, load_tokenizer
 from xtuner.data.tokenize import SequenceTokenizer, TokenSequence
+from xtuner.data.words import id_bytes
 from xtuner.errors import ModelError
 
 _TEXTS = [
@@ -218,7 +219,7 @@ TEXT = st.one_of(
 def test_segments_are_tokenised_as_the_library_does(pipeline_of, kind, text):
     pipeline = pipeline_of(SHAPES["chatml"], kind)
     expected = _encode(pipeline.files.tokenizer, text)
-    if not pipeline.tokenizer._segments.special_pattern.search(text):
+    if not pipeline.tokenizer._segments.split(text)[1:]:
         assert pipeline.tokenizer._segments.encode(text) == id_bytes(expected)
 
 
