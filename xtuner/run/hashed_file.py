@@ -22,10 +22,12 @@ class HashedFile:
 
     Attributes:
         size: bytes written so far.
+        error: why the disk did not take them; None if it did.
     """
 
     def __init__(self, path: Path) -> None:
         self.size = 0
+        self.error: OSError | None = None
         self._begun_bytes = 0
         self._digest = hashlib.sha256()
         self._file = path.open("xb")
@@ -39,13 +41,17 @@ class HashedFile:
     def write(self, data: bytes | bytearray | memoryview) -> int:
         """Append `data`, which may change when this returns."""
         view = memoryview(data).cast("B")
-        if view.nbytes < _SMALL_BYTES:
-            self._digest.update(view)
-            self._file.write(view)
-        else:
-            self._write_beside_hashing(view)
-        self.size += view.nbytes
-        self._let_disk_begin()
+        try:
+            if view.nbytes < _SMALL_BYTES:
+                self._digest.update(view)
+                self._file.write(view)
+            else:
+                self._write_beside_hashing(view)
+            self.size += view.nbytes
+            self._let_disk_begin()
+        except OSError as error:
+            self.error = error
+            raise
         return view.nbytes
 
     def _write_beside_hashing(self, view: memoryview) -> None:

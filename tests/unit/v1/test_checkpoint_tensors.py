@@ -1,5 +1,6 @@
 """The state of an optimizer after a save and a load: the next step is the same."""
 
+import errno
 import os
 
 import engine_parts
@@ -7,6 +8,7 @@ import pytest
 import torch
 
 from xtuner.errors import EnvironmentFault, ModelError
+from xtuner.run.hashed_file import HashedFile
 from xtuner.run.layout import RunDir
 from xtuner.v1.checkpoint.restore import restore_checkpoint
 from xtuner.v1.checkpoint.save import SaveFailed, Snapshot, save_checkpoint
@@ -95,6 +97,40 @@ def test_without_room_nothing_is_begun(mesh, tiny_model, tmp_path):
     with pytest.raises(SaveFailed, match=r"needs about 1,000,000,000,000,000,000 bytes, [\d,]+ are free"):
         save_checkpoint(_snapshot(engine), run_dir, 1, facts={}, needed_bytes=10**18)
     assert not run_dir.checkpoints.exists()
+
+
+class _Disk:
+    """The file of a shard on a disk with so much room."""
+
+    def __init__(self, file, room):
+        self._file, self._room = file, room
+
+    def __getattr__(self, name):
+        return getattr(self._file, name)
+
+    def write(self, data):
+        if len(data) > self._room:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        self._room -= len(data)
+        return self._file.write(data)
+
+
+@pytest.mark.parametrize("room", [0, 1_000, 100_000, 1_000_000])
+def test_a_disk_that_fills_up_is_named_wherever_it_does(mesh, tiny_model, tmp_path, monkeypatch, room):
+    """PyTorch's writer goes on after a failed write, and would speak of unexpected positions."""
+    begin = HashedFile.__init__
+
+    def on_small_disk(self, path):
+        begin(self, path)
+        self._file = _Disk(self._file, room)
+
+    monkeypatch.setattr(HashedFile, "__init__", on_small_disk)
+    engine = _engine(mesh, tiny_model("qwen3"), "adamw")
+    _step(engine, 1)
+    run_dir = RunDir.create(tmp_path)
+    with pytest.raises(SaveFailed, match=r"^rank 0: OSError: \[Errno 28\] No space left on device$"):
+        save_checkpoint(_snapshot(engine), run_dir, 1, facts={})
+    assert not list(run_dir.checkpoints.glob(".tmp-*"))
 
 
 @pytest.mark.parametrize("optimizer", ["adamw", "muon"])

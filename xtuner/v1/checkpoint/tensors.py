@@ -81,6 +81,9 @@ class _Files(FileSystem):
         try:
             yield cast(IOBase, shard)  # all of it that DCP uses
             shard.close()
+        except RuntimeError as error:
+            # PyTorch's writer still wants to end its file after a failed write, and then says that alone.
+            raise shard.error or error from None
         finally:
             shard.give_up()
 
