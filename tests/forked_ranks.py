@@ -8,7 +8,6 @@ import json
 import os
 import runpy
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -16,6 +15,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+from ports import free_port
 
 ROOT = Path(__file__).parents[1]
 _ENTRY = ROOT / "xtuner" / "v1" / "train" / "cli" / "sft.py"
@@ -136,9 +137,7 @@ def _serve() -> None:
 
 
 def _fork_all(launch: dict[str, Any]) -> list[int]:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    port = free_port()
     return [_fork(launch, rank, port) for rank in range(launch["ranks"])]
 
 

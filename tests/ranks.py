@@ -1,21 +1,18 @@
 """Several ranks in processes of their own, for tests that call the engine and not the command line."""
 
 import os
-import socket
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import torch
+from ports import free_port
 
 
 def run_ranks(num_ranks: int, function: Callable[..., Any], directory: Path, *arguments: Any) -> list[Any]:
     """`function(mesh, *arguments)` on `num_ranks` gloo ranks; what each returned, by rank."""
     directory.mkdir(parents=True, exist_ok=True)
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    torch.multiprocessing.spawn(_rank, (num_ranks, port, function, directory, arguments), nprocs=num_ranks)
+    torch.multiprocessing.spawn(_rank, (num_ranks, free_port(), function, directory, arguments), nprocs=num_ranks)
     return [torch.load(directory / f"rank{rank}.pt") for rank in range(num_ranks)]
 
 
