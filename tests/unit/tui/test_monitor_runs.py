@@ -7,11 +7,13 @@ from types import SimpleNamespace
 import pytest
 from monitor_runs import BEGUN, RunWriter, healthy_run, values_of
 from monitor_screen import SIZES, drive
+from textual.app import App
 from tui_pictures import strips_of
 
 from xtuner.errors import UsageError
 from xtuner.run.logline import StepLine, format_step
 from xtuner.run.supervision import supervise_here
+from xtuner.tui.monitor.app import MonitorApp
 from xtuner.tui.monitor.launched import LaunchedApp
 from xtuner.tui.monitor.runs import RunList
 from xtuner.tui.monitor.watch import watch
@@ -235,6 +237,30 @@ def test_tiny_terminals_show_text_and_never_crash(tmp_path, size):
         await screen.settle()
 
     drive(steps, tmp_path, size)
+
+
+def test_all_is_painted_again_when_another_size_has_settled(tmp_path, monkeypatch):
+    """Textual drops the first painting where a tab is just being mounted."""
+    healthy_run(tmp_path)
+    painted, display, paint_all = [], App._display, MonitorApp._paint_all
+
+    def displayed(app, screen, renderable):
+        painted.append(type(renderable).__name__)
+        display(app, screen, renderable)
+
+    def called(app):
+        painted.clear()
+        painted.append("all")
+        paint_all(app)
+
+    monkeypatch.setattr(App, "_display", displayed)
+    monkeypatch.setattr(MonitorApp, "_paint_all", called)
+
+    async def steps(screen):
+        await screen.pilot.resize_terminal(100, 30)
+        await screen.until(lambda: {"all", "LayoutUpdate"} <= set(painted))
+
+    drive(steps, tmp_path)
 
 
 def test_a_storm_of_sizes(tmp_path):

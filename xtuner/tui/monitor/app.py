@@ -46,6 +46,7 @@ _FRAME_S, _FRAME_WHILE_BEHIND_S = 0.5, 0.02
 # While the terminal's window has no focus, a frame now and then is enough.
 _FRAME_UNSEEN_S = 2.0
 _SAID_S = 4.0
+_SETTLED_S = 0.2  # after another size
 _TINY_CELLS, _TINY_ROWS, _LOW_ROWS = 50, 14, 30
 
 
@@ -261,6 +262,12 @@ class MonitorApp(App[None]):
             screen.set_class(self._is_tiny, "-tiny")
             screen.set_class(event.size.height < _LOW_ROWS, "-low")
         self._forget_painted()
+        # Textual drops what is painted while a tab is being mounted, and the size changes everything.
+        self.set_timer(_SETTLED_S, self._paint_all)
+
+    def _paint_all(self) -> None:
+        for screen in self.screen_stack[-1:]:
+            screen.refresh()
 
     async def on_event(self, event: events.Event) -> None:
         """Keys and the mouse come before reading."""
