@@ -1,6 +1,7 @@
 """Several ranks in processes of their own, for tests that call the engine and not the command line."""
 
 import os
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -32,3 +33,6 @@ def _rank(
     mesh = join_process_group(Ranks.from_environment())
     torch.save(function(mesh, *arguments), directory / f"rank{rank}.pt")
     leave_process_group()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(0)  # as the training entry does: destructors of gloo's threads abort the interpreter's exit now and then
