@@ -46,12 +46,13 @@ def find_hardware() -> Hardware:
     """The devices that a process started now on this machine would see, as the driver lists them."""
     host_gib = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") / GIB
     devices = _list_devices()
-    if not devices or not count_accelerators():
+    num_devices = _count_visible(devices)
+    if not devices or not num_devices:
         return Hardware("cpu", "this machine", 0, host_gib, host_gib)
     return Hardware(
         "cuda",
         devices[0].name,
-        count_accelerators(),
+        num_devices,
         min(device.memory_gib for device in devices),
         host_gib,
         taken_gib=max(device.taken_gib for device in devices),
@@ -63,8 +64,7 @@ def count_accelerators() -> int:
 
     `CUDA_VISIBLE_DEVICES` wins over what the driver lists, as in CUDA itself.
     """
-    visible = _visible()
-    return len(_list_devices()) if visible is None else len(visible)
+    return _count_visible(_list_devices() if _visible() is None else [])
 
 
 @dataclass(frozen=True)
@@ -72,6 +72,12 @@ class _Device:
     name: str
     memory_gib: float
     taken_gib: float
+
+
+def _count_visible(devices: list[_Device]) -> int:
+    """Those that `CUDA_VISIBLE_DEVICES` names, or else all `devices`."""
+    visible = _visible()
+    return len(devices) if visible is None else len(visible)
 
 
 def _visible() -> list[str] | None:

@@ -1,18 +1,14 @@
 """Ranks that a signal has ended: they leave no note, so that the other machines see their connections break alone."""
 
-import re
-import signal
 import socket
 import time
 from pathlib import Path
 
 from xtuner.launch.job import Job
-from xtuner.run.failure import asked_to_go, end_by_signal, leave_note
+from xtuner.run.failure import BLAMED, asked_to_go, end_by_signal, is_killed, leave_note
 from xtuner.run.layout import RunDir
 from xtuner.run.rank_place import RankPlace, read_places
 from xtuner.run.tail import FileTail
-
-_ENDED = re.compile(r"failed \(exitcode: -([0-9]+)\) local_rank: ([0-9]+) \(pid: ([0-9]+)\)")
 
 
 class KilledRanks:
@@ -27,10 +23,9 @@ class KilledRanks:
         """Take what torchrun has said since; `attempt` has what it captures of the ranks."""
         for line in self._output.read_lines():
             self._asked.update(asked_to_go(line))
-            match = _ENDED.search(line)
-            # SIGTERM is how torchrun ends ranks, and those that do not go at its word are killed.
-            if match and int(match[1]) != signal.SIGTERM and int(match[3]) not in self._asked:
-                self._leave_note(int(match[2]), int(match[1]), attempt)
+            for exit_code, local_rank, pid in BLAMED.findall(line):
+                if is_killed(int(exit_code), int(pid), self._asked):
+                    self._leave_note(int(local_rank), -int(exit_code), attempt)
 
     def _leave_note(self, local_rank: int, number: int, attempt: Path | None) -> None:
         place = self._place_of(local_rank, attempt)

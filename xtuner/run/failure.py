@@ -6,7 +6,7 @@ import re
 import shutil
 import signal
 import socket
-from collections.abc import Iterable
+from collections.abc import Container, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,6 +16,8 @@ from xtuner.run.layout import RunDir
 
 _TRACEBACK_LINES = 12
 _SUMMARY = re.compile(r"^\s*rank\s*:\s*(\d+)[^\n]*\n\s*exitcode\s*:\s*(-\d+) \(pid: (\d+)\)", re.MULTILINE)
+# torchrun's line about the rank that it blames for an attempt: exit code, number on its machine, process id.
+BLAMED = re.compile(r"failed \(exitcode: (-?\d+)\) local_rank: (\d+) \(pid: (\d+)\)")
 _LAUNCH = re.compile(r"torchrun-([0-9]{1,9})")
 # torchrun names the failure with the earliest whole second alone, and takes that in which it looks for a rank that was
 # killed: whoever lost its connection by that would come first.
@@ -196,7 +198,7 @@ def find_killed(torchrun_output: str) -> RankFailure | None:
 
 def find_killed_before_restart(torchrun_output: str) -> RankFailure | None:
     """The same for the last attempt that torchrun gave up to start its ranks again: a summary comes at the end only."""
-    failed = re.findall(r"failed \(exitcode: (-?\d+)\) local_rank: (\d+) \(pid: (\d+)\)", torchrun_output)[-1:]
+    failed = BLAMED.findall(torchrun_output)[-1:]
     return _first_killed(torchrun_output, [(rank, exit_code, pid) for exit_code, rank, pid in failed])
 
 
@@ -205,14 +207,19 @@ def asked_to_go(torchrun_output: str) -> list[int]:
     return [int(pid) for pid in re.findall(r"Sending process (\d+) closing signal", torchrun_output)]
 
 
+def is_killed(exit_code: int, pid: int, asked: Container[int]) -> bool:
+    """Whether a rank was ended by a signal that torchrun did not cause.
+
+    SIGTERM is how it ends ranks, and those of `asked` that do not go at its word are killed.
+    """
+    return exit_code < 0 and exit_code != -signal.SIGTERM and pid not in asked
+
+
 def _first_killed(torchrun_output: str, ends: Iterable[tuple[str, str, str]]) -> RankFailure | None:
     """Of ranks, exit codes and process ids, the first that ended by a signal that torchrun did not cause."""
     asked = asked_to_go(torchrun_output)
-    for rank, exit_code, pid in ends:
-        number = -int(exit_code)
-        if number > 0 and number != signal.SIGTERM and int(pid) not in asked:
-            return end_by_signal(int(rank), number)
-    return None
+    killed = ((rank, code) for rank, code, pid in ends if is_killed(int(code), int(pid), asked))
+    return next((end_by_signal(int(rank), -int(code)) for rank, code in killed), None)
 
 
 def read_killed(run_dir: RunDir) -> RankFailure | None:
