@@ -107,6 +107,8 @@ def test_between_two_attempts_a_run_is_restarting_and_whoever_follows_it_stays(t
             followers = followers or [start("attach", work_dir), start("monitor", work_dir, "--plain")]
             for command in ("attach", "monitor"):
                 wait_for(lambda name=f"{command}.log": "following" in (tmp_path / name).read_text())
+            # Of a rank that was killed the launcher leaves it, at its next look.
+            wait_for(list_runs(work_dir)[0].failure_note(0).exists)
             looked = run("xtuner", "monitor", work_dir, "--json")
             seen = json.loads(looked.stdout)
             assert (seen["state"], looked.returncode) == ("restarting", 1)
