@@ -29,8 +29,9 @@ def trained_run(work_dir: Path) -> RunDir:
 
 
 def steps_of(run_dir: RunDir, rank: int = 0) -> dict[int, tuple[float, float, float]]:
-    """Losses and gradient norm of each step, as the newest attempt to make it says."""
-    records = [record for record in read_metrics(run_dir.rank_metrics(rank)) if "total_loss" in record]
+    """Losses and gradient norm of each step, as the newest attempt to make it says; none of a run killed as it began."""
+    path = run_dir.rank_metrics(rank)
+    records = [record for record in read_metrics(path) if "total_loss" in record] if path.exists() else []
     return {
         record["step"]: (record["total_loss"], record["reduced_llm_loss"], record["grad_norm"]) for record in records
     }
