@@ -29,7 +29,7 @@ def trained_run(work_dir: Path) -> RunDir:
 
 
 def steps_of(run_dir: RunDir, rank: int = 0) -> dict[int, tuple[float, float, float]]:
-    """Losses and gradient norm of each step, as the newest attempt to make it says; none of a run killed as it began."""
+    """Losses and gradient norm of each step, as the newest attempt to make it says; none of a run that only began."""
     path = run_dir.rank_metrics(rank)
     records = [record for record in read_metrics(path) if "total_loss" in record] if path.exists() else []
     return {

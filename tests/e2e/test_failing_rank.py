@@ -10,6 +10,7 @@ from pathlib import Path
 import psutil
 import pytest
 from commands import BIN, ROOT, run
+from processes import children_of, is_running, kill, wait_until_gone
 
 from xtuner.run.layout import list_runs
 
@@ -31,8 +32,7 @@ def running(tiny_model, chats, tmp_path):
         _wait(lambda: any(" Step 3/" in _read(run.rank_log(0)) for run in list_runs(tmp_path)), process)
         yield process, list_runs(tmp_path)[0], _ranks(process)
     finally:
-        for child in [*psutil.Process(process.pid).children(recursive=True)] if process.poll() is None else []:
-            child.kill()
+        kill(children_of(process.pid, "") if process.poll() is None else [])
         process.kill()
         process.communicate()
 
@@ -49,8 +49,7 @@ def _wait(condition, process, limit_s: float = 120) -> None:
 
 
 def _ranks(process) -> list[psutil.Process]:
-    children = psutil.Process(process.pid).children(recursive=True)
-    ranks = [child for child in children if "RANK" in child.environ() and "sft.py" in " ".join(child.cmdline())]
+    ranks = [child for child in children_of(process.pid, "sft.py") if "RANK" in child.environ()]
     return sorted(ranks, key=lambda child: int(child.environ()["RANK"]))
 
 
@@ -61,7 +60,7 @@ def test_a_killed_rank_is_named_once(running):
     assert process.returncode == 6
     errors = stderr[stderr.index("error:") :]
     assert "rank 1" in errors and "SIGKILL" in errors and "hint:" in errors and len(errors.splitlines()) < 30
-    assert not any(rank.is_running() and rank.status() != psutil.STATUS_ZOMBIE for rank in ranks)
+    assert not any(map(is_running, ranks))
 
 
 def test_a_rank_that_raises_is_told_with_step_and_traceback(tiny_model, chats, tmp_path):
@@ -93,12 +92,11 @@ def test_a_signal_to_the_launcher_ends_the_ranks(running, number):
     _, stderr = process.communicate(timeout=120)
     assert process.returncode == 7 and number.name in stderr and "Traceback" not in stderr[stderr.index("error:") :]
     assert json.loads(run_dir.status_json.read_text())["state"] == "stopped"
-    assert not any(rank.is_running() and rank.status() != psutil.STATUS_ZOMBIE for rank in ranks)
+    assert not any(map(is_running, ranks))
 
 
 def test_ranks_do_not_outlive_a_killed_torchrun(running):
     process, _, ranks = running
     ranks[0].parent().kill()
-    psutil.wait_procs(ranks, timeout=30)
-    assert not any(rank.is_running() and rank.status() != psutil.STATUS_ZOMBIE for rank in ranks)
-    assert process.wait(timeout=60) == 6
+    wait_until_gone(ranks)
+    assert process.wait(timeout=120) == 6

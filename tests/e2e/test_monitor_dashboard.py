@@ -6,11 +6,11 @@ import signal
 import subprocess
 import time
 
-import psutil
 import pyte
 import pytest
 from commands import BIN, ROOT
 from monitor_runs import healthy_run
+from processes import children_of, kill
 from terminals import Terminal
 
 _PATIENCE_S = 600.0
@@ -67,8 +67,7 @@ def demo(tmp_path):
     try:
         yield process, tmp_path / "play" / "work_dirs"
     finally:
-        for child in psutil.Process(process.pid).children(recursive=True) if process.poll() is None else []:
-            child.kill()
+        kill(children_of(process.pid, "") if process.poll() is None else [])
         process.kill()
         process.wait()
 
@@ -81,8 +80,7 @@ def _wait(condition, process):
 
 
 def _rank(process, number):
-    children = psutil.Process(process.pid).children(recursive=True)
-    ranks = [child for child in children if "sft.py" in " ".join(child.cmdline())]
+    ranks = children_of(process.pid, "sft.py")
     return next(child for child in ranks if child.environ().get("RANK") == str(number))
 
 

@@ -14,6 +14,7 @@ from typing import Any
 import psutil
 import pytest
 import tiny_models
+from processes import children_of, is_running, wait_for, wait_until_gone
 
 from xtuner.data.cache import TokenCache
 from xtuner.data.options import SourceSpec
@@ -94,24 +95,19 @@ def _wait_for(process: "subprocess.Popen[str]", word: str) -> None:
 
 
 def _worker_processes(pid: int) -> list[psutil.Process]:
-    """Its workers; a session of tests has other children too."""
-    children = psutil.Process(pid).children(recursive=True)
-    return [child for child in children if "xtuner.data.worker" in " ".join(child.cmdline())]
+    return children_of(pid, "xtuner.data.worker")
 
 
 def _workers(pid: int) -> list[psutil.Process]:
     """Its workers, once both are there."""
-    for _ in range(200):
-        found = _worker_processes(pid)
-        if len(found) == 2:
-            return found
-        time.sleep(0.02)
-    raise AssertionError("no workers")
+    found: list[psutil.Process] = []
 
+    def are_there() -> bool:
+        found[:] = _worker_processes(pid)
+        return len(found) == 2
 
-def _still_alive(processes: list[psutil.Process], timeout_s: float = 5) -> list[psutil.Process]:
-    _, alive = psutil.wait_procs(processes, timeout_s)
-    return [process for process in alive if process.status() != psutil.STATUS_ZOMBIE]
+    wait_for(are_there)
+    return found
 
 
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSEGV])
@@ -126,7 +122,7 @@ def test_a_worker_that_dies_is_named_with_file_and_lines(number: signal.Signals,
     with pytest.raises(EnvironmentFault, match=rf"died \({number.name}\) at .*d\.jsonl:\d+ to \d+$") as caught:
         setup.prepare(kill_one)
     assert caught.value.exit_code == 5 and ("--num-data-workers" in caught.value.hint) == (number == signal.SIGKILL)
-    assert not _still_alive(workers, 0) and not setup.left(".*") and not setup.left("v*[0-9a-f]")
+    assert not any(map(is_running, workers)) and not setup.left(".*") and not setup.left("v*[0-9a-f]")
     assert setup.prepare().counts.rows == NUM_ROWS
 
 
@@ -139,10 +135,11 @@ def test_ctrl_c_leaves_no_process_and_no_half_made_store(moment: str, to_whole_g
     if moment == "workers":
         time.sleep(0.05)  # while they import
     (os.killpg if to_whole_group else os.kill)(process.pid, signal.SIGINT)
-    _, stderr = process.communicate(timeout=20)
+    _, stderr = process.communicate(timeout=120)
     # Its own last words, and none of the workers'.
     assert process.returncode == -signal.SIGINT and stderr.count("\nKeyboardInterrupt") == 1
-    assert not _still_alive(workers) and not setup.left(".*") and not setup.left("v*[0-9a-f]")
+    wait_until_gone(workers)
+    assert not setup.left(".*") and not setup.left("v*[0-9a-f]")
 
 
 def test_a_run_killed_half_way_is_not_taken_for_a_store(setup: Setup) -> None:
@@ -152,7 +149,8 @@ def test_a_run_killed_half_way_is_not_taken_for_a_store(setup: Setup) -> None:
         workers = psutil.Process(process.pid).children()
         process.kill()
         process.communicate()
-        assert not _still_alive(workers) and not setup.left("v*[0-9a-f]")
+        wait_until_gone(workers)
+        assert not setup.left("v*[0-9a-f]")
     assert setup.left(".*.tmp")  # the control: it did die in the middle
     assert setup.prepare().counts.rows == NUM_ROWS
     assert TokenCache(setup.cache).sweep() > 0 and not setup.left(".*") and len(setup.left("v*[0-9a-f]")) == 1
@@ -168,7 +166,7 @@ def test_a_worker_caught_in_a_template_ends_with_its_run(setup: Setup) -> None:
     time.sleep(1)
     process.kill()
     process.communicate()
-    assert not _still_alive(workers)
+    wait_until_gone(workers)
 
 
 def test_of_two_at_once_only_one_tokenises(setup: Setup) -> None:

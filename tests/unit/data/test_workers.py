@@ -12,6 +12,7 @@ from typing import Any
 import psutil
 import pytest
 import tiny_models
+from processes import children_of
 
 from xtuner.data.cache import TokenCache
 from xtuner.data.jobs import Job, ShowJob
@@ -43,9 +44,7 @@ def _chat(question: str = "Hi", answer: str = "Hello there.") -> list[dict[str, 
 
 
 def _children() -> list[psutil.Process]:
-    """Workers of this process; a session of tests has other children too."""
-    children = psutil.Process().children(recursive=True)
-    return [child for child in children if "xtuner.data.worker" in " ".join(child.cmdline())]
+    return children_of(os.getpid(), "xtuner.data.worker")
 
 
 @pytest.fixture(scope="module")
