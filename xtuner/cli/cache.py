@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Literal
 
 import typer
 
+from xtuner.byte_size import shown_size
 from xtuner.cli import console
 from xtuner.errors import UsageError
 
@@ -64,14 +65,14 @@ def _list(cache: "TokenCache", *, as_json: bool) -> None:
         console.say(f"{cache.directory} holds nothing")
         return
     console.data("\n".join(_table(entries)))
-    console.say(f"{_size(sum(entry.num_bytes for entry in entries))} in {cache.directory}")
+    console.say(f"{shown_size(sum(entry.num_bytes for entry in entries))} in {cache.directory}")
 
 
 def _table(entries: "list[CacheEntry]") -> list[str]:
     rows = [
         (
             entry.name,
-            _size(entry.num_bytes),
+            shown_size(entry.num_bytes),
             f"{entry.num_rows:,}",
             f"{entry.num_tokens:,}",
             time.strftime("%Y-%m-%d %H:%M", time.localtime(entry.used_at)),
@@ -87,7 +88,7 @@ def _remove(cache: "TokenCache", names: list[str], unused_days: float | None, *,
     if everything:
         num_bytes = sum(entry.num_bytes for entry in cache.entries())
         cache.remove_all()
-        console.say(f"deleted {cache.directory}, {_size(num_bytes)}")
+        console.say(f"deleted {cache.directory}, {shown_size(num_bytes)}")
         return
     if not names and unused_days is None:
         raise UsageError("`cache rm` needs to know what", hint="name stores, or pass --unused-days DAYS or --all")
@@ -104,13 +105,6 @@ def _remove(cache: "TokenCache", names: list[str], unused_days: float | None, *,
     for entry in doomed:
         cache.remove(entry)
     swept = cache.sweep()
-    console.say(f"deleted {len(doomed):,} stores, {_size(sum(entry.num_bytes for entry in doomed))}")
+    console.say(f"deleted {len(doomed):,} stores, {shown_size(sum(entry.num_bytes for entry in doomed))}")
     if swept:
         console.say(f"deleted {swept:,} leftovers of runs that did not end")
-
-
-def _size(num_bytes: int) -> str:
-    for unit, size in (("GiB", 2**30), ("MiB", 2**20)):
-        if num_bytes >= size:
-            return f"{num_bytes / size:.1f} {unit}"
-    return f"{num_bytes / 2**10:.1f} KiB"

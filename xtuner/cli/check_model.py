@@ -7,6 +7,7 @@ from pathlib import Path
 
 import typer
 
+from xtuner.byte_size import shown_size
 from xtuner.cli import console
 from xtuner.cli.progress import scanning_bar
 from xtuner.errors import ModelError
@@ -103,7 +104,7 @@ def _render_summary(summary: ModelSummary) -> list[str]:
         "architecture": f"{summary.architecture} ({summary.model_type})",
         "parameters": _short_count(summary.num_parameters),
         "dtype": summary.dtype,
-        "size on disk": f"{_size(summary.size_bytes)} in {num_files} {'file' if num_files == 1 else 'files'}",
+        "size on disk": f"{shown_size(summary.size_bytes)} in {num_files} {'file' if num_files == 1 else 'files'}",
         "layers": summary.num_layers,
         "hidden size": summary.hidden_size,
         "heads": heads,
@@ -128,7 +129,3 @@ def _short_count(count: int) -> str:
         if count >= size:
             return f"{count / size:.2f} {unit}"
     return str(count)
-
-
-def _size(num_bytes: int) -> str:
-    return f"{num_bytes / 2**30:.2f} GiB" if num_bytes >= 2**27 else f"{num_bytes / 2**20:.2f} MiB"

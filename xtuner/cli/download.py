@@ -165,8 +165,8 @@ def _offer_cached(cached: "CacheTarget", plan: "DownloadPlan", target: "LocalTar
 
 
 def _carry_out(plan: "DownloadPlan", target: "CacheTarget | LocalTarget", transfer: "Transfer") -> None:
+    from xtuner.byte_size import shown_size
     from xtuner.hub.free_disk import check_disk
-    from xtuner.hub.sizes import shown_size
 
     if not transfer.num_files:
         console.say(f"{plan.repo_id} is there already: all {len(plan.files)} files")

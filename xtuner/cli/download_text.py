@@ -4,8 +4,8 @@ from collections.abc import Collection
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from xtuner.byte_size import shown_size
 from xtuner.hub.findings import shown
-from xtuner.hub.sizes import shown_size
 
 if TYPE_CHECKING:
     from xtuner.hub.download_plan import DownloadPlan

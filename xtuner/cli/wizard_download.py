@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from pathlib import Path
 
+from xtuner.byte_size import shown_size
 from xtuner.cli import console
 from xtuner.cli.progress import say_now_and_then
 from xtuner.errors import StoppedAndSaved, XTunerError
@@ -10,7 +11,6 @@ from xtuner.hub.cache_download import CacheDownload, cached_model, plan_into_cac
 from xtuner.hub.hub_client import choose_endpoint
 from xtuner.hub.hub_repo import parse_repo
 from xtuner.hub.library_notices import silence_library
-from xtuner.hub.sizes import shown_size
 from xtuner.language import _
 from xtuner.tui.wizard.download_words import endpoint_words, plan_lines, progress_words
 

@@ -3,9 +3,9 @@
 import shutil
 from pathlib import Path
 
+from xtuner.byte_size import shown_size
 from xtuner.errors import EnvironmentFault
 from xtuner.hub.findings import shown_path
-from xtuner.hub.sizes import shown_size
 
 
 def disk_of(directory: Path) -> Path:

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from datetime import timedelta
 from functools import partial
 
+from xtuner.byte_size import shown_size
 from xtuner.errors import StoppedAndSaved
 from xtuner.hub.download_plan import DownloadPlan, RemoteFile
 from xtuner.hub.download_target import Target
@@ -18,7 +19,6 @@ from xtuner.hub.hub_client import HubClient
 from xtuner.hub.hub_errors import AGAIN, explained
 from xtuner.hub.library_notices import library_notices
 from xtuner.hub.partial_file import Stopped
-from xtuner.hub.sizes import shown_size
 
 _NUM_WORKERS = 4
 _POLL_S = 0.1

@@ -45,7 +45,7 @@ def test_good_model(check, model):
         "architecture       Qwen3ForCausalLM (qwen3)",
         "parameters         4.00 K",
         "dtype              BF16",
-        "size on disk       0.01 MiB in 1 file",
+        "size on disk       8.0 KiB in 1 file",
         "layers             1",
         "hidden size        ?",
         "heads              ?",

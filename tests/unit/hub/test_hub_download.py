@@ -297,7 +297,7 @@ class TestPlaces:
         usage = shutil.disk_usage(tmp_path)._replace(free=100_000)
         monkeypatch.setattr(shutil, "disk_usage", lambda path: usage)
         code, out, err = download("org/tiny", "--endpoint", server.url, "--local-dir", tmp_path / "m")
-        assert (code, out) == (5, "") and "are to be downloaded" in err and "97 KiB free" in err
+        assert (code, out) == (5, "") and "are to be downloaded" in err and "97.7 KiB free" in err
         assert server.downloads() == [] and not (tmp_path / "m").exists()
         code, out, _ = download("org/tiny", "--endpoint", server.url, "--local-dir", tmp_path / "m", "--dry-run")
         assert code == 5 and "7 files" in out

@@ -11,9 +11,10 @@ import pytest
 from list_series import ListSeries
 from monitor_runs import RunWriter, healthy_run
 
+from xtuner.byte_size import shown_size
 from xtuner.run import derived
 from xtuner.run.discover import discover
-from xtuner.run.figures import duration, file_size
+from xtuner.run.figures import duration
 from xtuner.run.logline import format_log
 from xtuner.tui.monitor import merged_lines as merged_module
 from xtuner.tui.monitor import painter as painter_module
@@ -422,4 +423,4 @@ def test_the_header_in_any_width():
 
 def test_figures():
     assert [duration(value) for value in (None, float("nan"), 3661.4)] == ["-", "-", "1:01:01"]
-    assert [file_size(value) for value in (0, 1023, 1024, 1536 * 2**20)] == ["0 B", "1023 B", "1.0 KiB", "1.5 GiB"]
+    assert [shown_size(value) for value in (0, 1023, 1024, 1536 * 2**20)] == ["0 B", "1023 B", "1.0 KiB", "1.5 GiB"]

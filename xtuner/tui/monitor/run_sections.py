@@ -6,7 +6,8 @@ from collections.abc import Iterator, Mapping
 from datetime import datetime
 from typing import Any
 
-from xtuner.run.figures import duration, file_size
+from xtuner.byte_size import shown_size
+from xtuner.run.figures import duration
 from xtuner.tui.monitor.plots import restarts
 from xtuner.tui.monitor.session import Session
 from xtuner.tui.widgets.axis import format_value
@@ -85,7 +86,7 @@ def _artifacts(session: Session, faults: Mapping[int, str | None]) -> Iterator[t
         fault = faults.get(artifact.step) if artifact.kind == "checkpoint" else None
         when = f"{datetime.fromtimestamp(artifact.modified_at):%Y-%m-%d %H:%M:%S}"
         state = f"cannot be used: {fault}" if fault else "whole" if artifact.kind == "checkpoint" else ""
-        parts = [artifact.kind, file_size(artifact.num_bytes), when, state]
+        parts = [artifact.kind, shown_size(artifact.num_bytes), when, state]
         yield f"{artifact.path.name}", "  ".join(part for part in parts if part)
 
 

@@ -2,11 +2,11 @@
 
 from rich.text import Text
 
+from xtuner.byte_size import shown_size
 from xtuner.errors import XTunerError
 from xtuner.hub.cache_download import CacheDownload
 from xtuner.hub.findings import shown
 from xtuner.hub.hub_client import Endpoint
-from xtuner.hub.sizes import shown_size
 from xtuner.hub.transfer import TransferProgress
 from xtuner.language import _
 from xtuner.run.text import visible
