@@ -38,8 +38,10 @@ def values_of(step, rank=0, seed=0):
 class RunWriter:
     """A run that is written as its ranks would write it."""
 
-    def __init__(self, work_dir: Path, *, num_ranks: int = 2, state: str = "running", seed: int = 0) -> None:
-        self.run = RunDir.create(work_dir)
+    def __init__(
+        self, work_dir: Path, *, num_ranks: int = 2, state: str = "running", seed: int = 0, run: RunDir | None = None
+    ) -> None:
+        self.run = run or RunDir.create(work_dir)
         self.num_ranks, self.seed, self.step = num_ranks, seed, 0
         self.run.config_json.write_text(json.dumps({"lr": 6e-5, "fsdp_config": {"cpu_offload": False}}))
         self.record = {

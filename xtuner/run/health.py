@@ -73,7 +73,7 @@ class Health:
 
     Args:
         store: the run.
-        facts: see `RunFacts`; `read_facts` finds them.
+        facts: see `RunFacts`; `read_facts` finds them. They may be set anew: a run says them when it begins.
         free_bytes: how much room is left where a path lies.
     """
 
@@ -85,7 +85,7 @@ class Health:
         free_bytes: Callable[[Path], int] = lambda path: shutil.disk_usage(path).free,
     ) -> None:
         self._store = store
-        self._facts = facts or read_facts(store.files.run_dir)
+        self.facts = facts or read_facts(store.files.run_dir)
         self._free_bytes = free_bytes
         self._failure: RankFailure | None = None
         self._looked_at, self._looked_in = -math.inf, ""
@@ -214,8 +214,8 @@ class Health:
         return Alert("skipped", WARNING, text, evidence[:_MAX_EVIDENCE_CHARS], hint, step=int(step))
 
     def _find_random_weights(self, key: str, loss: float) -> Iterator[Alert]:
-        vocab_size = self._facts.vocab_size
-        if not self._facts.has_weights or not vocab_size or vocab_size < 2:
+        vocab_size = self.facts.vocab_size
+        if not self.facts.has_weights or not vocab_size or vocab_size < 2:
             return
         expected = math.log(vocab_size)
         if abs(loss - expected) < _LN_VOCAB_TOLERANCE * expected:
@@ -291,7 +291,7 @@ class Health:
             yield Alert("data-bound", WARNING, text, evidence, hint, step=store.step)
 
     def _find_memory(self) -> Iterator[Alert]:
-        limit_gib = self._facts.memory_limit_gib
+        limit_gib = self.facts.memory_limit_gib
         if not limit_gib or not self._is_alive:
             return
         for number, rank in sorted(self._store.ranks.items()):

@@ -14,7 +14,10 @@ from monitor_runs import RunWriter, healthy_run
 from xtuner.byte_size import shown_size
 from xtuner.run import derived
 from xtuner.run.discover import discover
+from xtuner.run.facts import RunFacts
+from xtuner.run.feed import Feed
 from xtuner.run.figures import duration
+from xtuner.run.layout import RunDir
 from xtuner.run.logline import format_log
 from xtuner.tui.monitor import merged_lines as merged_module
 from xtuner.tui.monitor import painter as painter_module
@@ -292,6 +295,22 @@ def session_of(path):
     session.tick(time.time())
     session.stop()
     return session
+
+
+def test_what_a_run_says_of_itself_after_it_was_opened_is_known(tmp_path):
+    """As after `xtuner sft`, which shows the dashboard while the ranks still start."""
+    run = RunDir.create(tmp_path)
+    (files,) = discover(tmp_path)
+    session = Session(files)
+    session.look(time.time())
+    assert session.facts == RunFacts() and session.record == {}
+    writer = RunWriter(tmp_path, run=run)
+    session.look(time.time())
+    assert session.facts.memory_limit_gib == 80.0 and session.record["model"] == "models/Qwen3-0.6B"
+    writer.add_steps(3, lambda rank, step: {"reserved_memory": 79.5})
+    session.store.apply(Feed(files.look_again()).poll(60), time.time())
+    session.look(time.time())
+    assert "is near the limit" in next(alert.text for alert in session.alerts if alert.kind == "memory")
 
 
 def test_a_tab_is_painted_when_there_is_news_and_in_parts_while_a_history_is_read():

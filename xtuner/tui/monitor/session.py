@@ -168,8 +168,7 @@ class Session:
         self.is_gone = not os.path.exists(self.files.path)
         if not self.is_gone:  # else what was known last stays
             store.refresh(now)
-            if self.files.run_dir is not None:
-                self.record = read_object(self.files.run_dir.run_json) or self.record
+            self._take_record()
         self._take_alerts(self._health.check(now), now)
         for step in sorted(store.evaluations):
             self._add_evaluation(step, store.evaluations[step])
@@ -177,6 +176,15 @@ class Session:
         if seen != self._seen:
             self._seen = seen
             self.revision += 1
+
+    def _take_record(self) -> None:
+        """What a run says of itself when its ranks have met: a dashboard may have been opened before."""
+        if self.files.run_dir is None:
+            return
+        record = read_object(self.files.run_dir.run_json)
+        if record and record != self.record:
+            self.record = record
+            self.facts = self._health.facts = read_facts(self.files.run_dir)
 
     def _take_alerts(self, alerts: list[Alert], now: float) -> None:
         current = {(alert.kind, alert.rank) for alert in alerts}
