@@ -91,6 +91,7 @@ def test_a_detached_run_ends_by_itself_and_wrong_data_is_told_at_once(flags, tmp
     run_dir = Path(done.stdout.strip())
     assert attached.returncode == 0, attached.stderr
     assert attached.stdout.strip() == str(run_dir / "hf-latest") and " Step 30/30 " in attached.stderr
+    assert attached.stderr.endswith(f"talk with it: xtuner chat {run_dir / 'hf-latest'}\n")
     assert (run_dir / "logs" / "torchrun" / "torchrun.log").exists()
     assert "finished" in (run_dir / "logs" / "torchrun" / "supervisor.log").read_text()
 

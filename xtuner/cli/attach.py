@@ -74,10 +74,12 @@ def show_end(run_dir: RunDir, supervision: Supervision | None) -> None:
 
 
 def show_result(run_dir: RunDir) -> None:
-    """Say what a finished run has made; the path goes to stdout."""
+    """Say what a finished run has made, and what it is good for; the path goes to stdout."""
     has_model = run_dir.latest_export.exists()
+    made = str(run_dir.latest_export if has_model else run_dir.latest_adapter)
     console.say("fine-tuned model:" if has_model else "LoRA adapter:")
-    console.data(str(run_dir.latest_export if has_model else run_dir.latest_adapter))
+    console.data(made)
+    console.say(f"talk with it: xtuner chat {shlex.quote(made)}")
 
 
 def _follow(run_dir: RunDir) -> Supervision | None:

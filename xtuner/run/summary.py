@@ -12,8 +12,9 @@ from xtuner.run.health import Alert, Health
 from xtuner.run.layout import RunDir
 from xtuner.run.logline import rank_from_name
 from xtuner.run.metrics import without_infinities
-from xtuner.run.status import ALIVE_STATES, END_STATES, Status
+from xtuner.run.status import ALIVE_STATES
 from xtuner.run.store import NUM_RECENT, RunStore
+from xtuner.run.supervision import elapsed_s
 
 NUM_RECENT_LOSSES = 20
 
@@ -66,7 +67,7 @@ def summarise_files(files: RunFiles, now: float) -> RunSummary:
         step=step,
         total_steps=total_steps,
         eta_s=_eta_s(store, total_steps - step) if state in (*ALIVE_STATES, "finished", "unknown") else None,
-        elapsed_s=_elapsed_s(status, state, now),
+        elapsed_s=elapsed_s(store.launch, status, state, now),
         loss=losses[-1] if losses else None,
         recent_loss=sum(losses) / len(losses) if losses else None,
         lr=store.latest("lr").get(min(store.ranks)) if store.ranks else None,
@@ -114,11 +115,3 @@ def _recent_memory(store: RunStore) -> list[float]:
     """The peaks of the last steps of all ranks."""
     series = [rank.series["max_memory"] for rank in store.ranks.values() if "max_memory" in rank.series]
     return [value for peaks in series for value in peaks.samples(-NUM_RECENT)[1] if math.isfinite(value)]
-
-
-def _elapsed_s(status: Status | None, state: str, now: float) -> float | None:
-    if status is None:
-        return None
-    # A run that ended or was lost stopped the clock with its last heartbeat.
-    end = status.heartbeat_at if state in (*END_STATES, "lost") else now
-    return max(0.0, end - status.started_at)

@@ -179,6 +179,30 @@ def judge_launch(launch: Supervision | None, status: Status | None, now: float) 
     return "restarting" if launch.may_restart and _is_failure(state, launch, status, now) else state
 
 
+def elapsed_s(launch: Supervision | None, status: Status | None, state: str, now: float) -> float | None:
+    """Seconds since a run was launched, until its ranks' last word where that is over; None where that is not known.
+
+    Args:
+        launch, status, now: see `judge_launch`.
+        state: what that gave.
+    """
+    if launch is not None and _has_ranks_of(launch, status):
+        begun_at = launch.begun_at
+    elif status is not None:
+        begun_at = status.started_at  # torchrun itself was called
+    else:
+        return None
+    if state in ALIVE_STATES:
+        return max(0.0, now - begun_at)
+    last_word_at = status.heartbeat_at if status is not None else 0.0
+    return last_word_at - begun_at if last_word_at >= begun_at else None
+
+
+def _has_ranks_of(launch: Supervision, status: Status | None) -> bool:
+    """Whether the ranks are those of the launch, and not of one by torchrun itself that came later."""
+    return status is None or launch.is_newer_than(status) or status.started_at - launch.ranks_begun_at < STARTS_WITHIN_S
+
+
 def _judge_before_ranks(launch: Supervision, now: float) -> str:
     if launch.exit_code is not None:
         return state_of_exit(launch.exit_code)

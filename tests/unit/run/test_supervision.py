@@ -12,7 +12,7 @@ import pytest
 
 from xtuner.run.layout import RunDir
 from xtuner.run.status import start_status, write_status
-from xtuner.run.supervision import judge_launch, read_supervision, state_of, supervise_here, supervised_runs
+from xtuner.run.supervision import elapsed_s, judge_launch, read_supervision, state_of, supervise_here, supervised_runs
 
 
 def _edit(run_dir, **changes):
@@ -55,6 +55,29 @@ def test_on_another_host_the_heartbeat_of_the_run_tells(tmp_path):
     write_status(run_dir, start_status(10))
     assert supervised_runs(tmp_path) == [run_dir]
     assert not read_supervision(run_dir).is_lost
+
+
+@pytest.mark.parametrize(
+    ("launch", "ranks", "state", "expected_s"),
+    [
+        ({"begun_at": 9100}, None, "starting", 40),  # no rank has begun
+        ({"begun_at": 9100, "exit_code": 6}, None, "failed", None),  # nor will one
+        ({"begun_at": 9100}, (9120, 9135), "running", 40),
+        ({"begun_at": 9100, "exit_code": 0}, (9120, 9135), "finished", 35),  # until the last word
+        ({"begun_at": 9100}, (9050, 9060), "starting", 40),  # gone on with
+        ({"begun_at": 9100, "exit_code": 6}, (9050, 9060), "failed", None),
+        ({"begun_at": 9100, "restarted_at": 9130, "num_restarts": 1}, (9132, 9135), "running", 40),  # by torchrun
+        ({"begun_at": 100, "exit_code": 6}, (9120, 9135), "running", 20),  # gone on with by torchrun itself, later
+        (None, (9120, 9135), "finished", 15),
+        (None, None, "unknown", None),
+    ],
+)
+def test_time_counts_from_the_launch(tmp_path, launch, ranks, state, expected_s):
+    run_dir = RunDir.create(tmp_path)
+    if launch is not None:
+        supervise_here(run_dir, is_detached=False).update(**launch)
+    status = ranks and replace(start_status(9), started_at=ranks[0], heartbeat_at=ranks[1])
+    assert elapsed_s(read_supervision(run_dir), status, state, 9140) == expected_s
 
 
 # How ranks end that torchrun starts again: one fails, one is stopped as another was killed, the first one is killed.

@@ -3,6 +3,7 @@
 import random
 import threading
 import time
+from dataclasses import replace
 from datetime import datetime, timedelta
 from types import SimpleNamespace
 from unittest.mock import patch
@@ -19,6 +20,8 @@ from xtuner.run.feed import Feed
 from xtuner.run.figures import duration
 from xtuner.run.layout import RunDir
 from xtuner.run.logline import format_log
+from xtuner.run.status import start_status, write_status
+from xtuner.run.supervision import supervise_here
 from xtuner.tui.monitor import merged_lines as merged_module
 from xtuner.tui.monitor import painter as painter_module
 from xtuner.tui.monitor import reader as reader_module
@@ -27,6 +30,7 @@ from xtuner.tui.monitor.header import Headline, draw_header
 from xtuner.tui.monitor.log_filter import LineFilter, compile_pattern, is_loud
 from xtuner.tui.monitor.log_worker import Filtered, LogWorker, Search, search_lines
 from xtuner.tui.monitor.merged_lines import MergedLines
+from xtuner.tui.monitor.notice_line import Notice, notice_of
 from xtuner.tui.monitor.overview import layout_for
 from xtuner.tui.monitor.painter import Painter
 from xtuner.tui.monitor.plots import CHARTS, PlotChoice, PlotMaker
@@ -311,6 +315,22 @@ def test_what_a_run_says_of_itself_after_it_was_opened_is_known(tmp_path):
     session.store.apply(Feed(files.look_again()).poll(60), time.time())
     session.look(time.time())
     assert "is near the limit" in next(alert.text for alert in session.alerts if alert.kind == "memory")
+
+
+def test_while_a_run_starts_its_last_words_are_shown(tmp_path):
+    run = RunDir.create(tmp_path)
+    supervise_here(run, is_detached=True)
+    (files,) = discover(tmp_path)
+    session = Session(files)
+    session.look(time.time())
+    assert notice_of(session, "4") == Notice("no step yet: the ranks load their libraries")
+    assert session.elapsed_s(time.time() + 60) == pytest.approx(60, abs=30)
+    run.rank_log(0).write_text(log_line(0, 1, "data: 449 rows") + "\n")
+    session.store.apply(Feed(files.look_again()).poll(60), time.time())
+    assert notice_of(session, "4") == Notice("no step yet: data: 449 rows")
+    write_status(run, replace(start_status(9), state="failed"))
+    session.look(time.time())
+    assert session.state == "failed" and notice_of(session, "4").look == "error"
 
 
 def test_a_tab_is_painted_when_there_is_news_and_in_parts_while_a_history_is_read():

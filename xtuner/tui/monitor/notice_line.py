@@ -48,12 +48,20 @@ class NoticeLine(Picture):
         self.post_message(self.Clicked())
 
 
+def _before_steps(session: "Session") -> str:
+    """What a run does that has no step to show: its last words, where it has said any."""
+    if session.state != "starting":
+        return "no step yet"
+    said = session.store.recent[-1].content if session.store.recent else "the ranks load their libraries"
+    return f"no step yet: {said if isinstance(said, str) else said.text}"
+
+
 def notice_of(session: "Session", key: str) -> Notice:
     """The worst of what is wrong with a run; `key` shows the rest."""
     if session.is_gone:
         return Notice(f"the run is gone, what was read last is shown: {session.files.path}", "error")
     if not session.alerts:
-        return Notice("no alerts" if session.store.ranks else "no step yet")
+        return Notice("no alerts" if session.store.ranks else _before_steps(session))
     worst, more = session.alerts[0], len(session.alerts) - 1
     look = "error" if worst.is_critical else "warning"
     mark = "✗" if look == "error" else "!"

@@ -15,6 +15,7 @@ from xtuner.run.health import Alert, Health
 from xtuner.run.series import Series
 from xtuner.run.status import ALIVE_STATES, END_STATES
 from xtuner.run.store import RunStore
+from xtuner.run.supervision import elapsed_s
 from xtuner.tui.monitor.reader import Reader
 
 _APPLY_S = 0.015
@@ -117,11 +118,11 @@ class Session:
         return self.state not in (*END_STATES, "lost")
 
     def elapsed_s(self, now: float) -> float | None:
-        """Seconds since the start, until the end where there was one; by the steps' own times without a status."""
-        status = self.store.status
-        if status is not None:
-            end = now if self.store.state in ALIVE_STATES else status.heartbeat_at
-            return max(0.0, end - status.started_at)
+        """Seconds since the start, until the end where there was one; by the steps' own times where nobody says it."""
+        store = self.store
+        known_s = elapsed_s(store.launch, store.status, store.state, now)
+        if known_s is not None:
+            return known_s
         first = self.store.first_rank
         times = first.series.get("timestamp") if first else None
         if times is None or not len(times):
