@@ -35,6 +35,7 @@ from xtuner.tui.monitor.overview import layout_for
 from xtuner.tui.monitor.painter import Painter
 from xtuner.tui.monitor.plots import CHARTS, PlotChoice, PlotMaker
 from xtuner.tui.monitor.reader import Reader
+from xtuner.tui.monitor.run_sections import sections_of
 from xtuner.tui.monitor.session import Session
 from xtuner.tui.widgets.braille import BRAILLE
 from xtuner.tui.widgets.cells import num_cells
@@ -315,6 +316,13 @@ def test_what_a_run_says_of_itself_after_it_was_opened_is_known(tmp_path):
     session.store.apply(Feed(files.look_again()).poll(60), time.time())
     session.look(time.time())
     assert "is near the limit" in next(alert.text for alert in session.alerts if alert.kind == "memory")
+
+
+def test_several_data_sets_stand_in_a_row(tmp_path):
+    RunWriter(tmp_path).write_record(dataset=["a.jsonl", {"path": "b.jsonl", "ratio": 2}])
+    session = session_of(tmp_path)
+    facts = dict(sections_of(session, {}, {}, time.time())["run"])
+    assert facts["data"] == 'a.jsonl, {"path": "b.jsonl", "ratio": 2}' and facts["state"] == "running"
 
 
 def test_while_a_run_starts_its_last_words_are_shown(tmp_path):

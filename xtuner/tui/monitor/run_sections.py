@@ -61,8 +61,9 @@ def _facts(session: Session, now: float) -> Iterator[tuple[str, str]]:
         yield "state", f"{session.state}{message}"
         yield "process", f"{status.pid} on {status.host}"
     for name, key in (("model", "model"), ("data", "dataset"), ("started", "created"), ("directory", "cwd")):
-        if record.get(key) is not None:
-            yield name, say(record[key])
+        value = record.get(key)
+        if value is not None:
+            yield name, ", ".join(map(say, value)) if isinstance(value, list) else say(value)
     command = record.get("command")
     if isinstance(command, list):
         yield "command", shlex.join(map(str, command))
