@@ -9,6 +9,7 @@ from pathlib import Path
 from xtuner.errors import ModelError, UsageError
 from xtuner.hub.model_dir import require_model
 from xtuner.preflight import require_package
+from xtuner.run.checkpoints import list_checkpoints
 from xtuner.run.layout import RunDir, find_runs, is_run_dir
 
 _ADAPTER_CONFIG = "adapter_config.json"
@@ -63,11 +64,14 @@ def _newest_export(path: Path) -> Path | None:
 
 
 def _nothing_exported(path: Path, runs: list[RunDir]) -> UsageError:
-    is_one_run = runs[0].path == path
-    return UsageError(
-        f"the run {path} has exported no model yet" if is_one_run else f"no run in {path} has exported a model yet",
-        hint=f"see how far it is: xtuner monitor --once {shlex.quote(str(path))}",
-    )
+    message = f"no run in {path} has exported a model yet"
+    if runs[0].path == path:
+        message = f"the run {path} has exported no model yet"
+    newest = next((saved[-1] for run in reversed(runs) if (saved := list_checkpoints(run))), None)
+    if newest is None:
+        return UsageError(message, hint=f"see how far it is: xtuner monitor --once {shlex.quote(str(path))}")
+    export = f"xtuner export {shlex.quote(str(newest.path))} --to MODEL_DIR"
+    return UsageError(message, hint=f"make one of the checkpoint after step {newest.step:,}: {export}")
 
 
 def _adapter_target(directory: Path, *, is_export: bool) -> ChatTarget:

@@ -209,6 +209,11 @@ def test_a_work_dir_means_its_newest_export(xtuner, model, endless, tmp_path):
     code, _, err = xtuner("chat", newest, "-m", "x")
     assert code == 2 and f"error: the run {newest} has exported no model yet" in err
     assert f"hint: see how far it is: xtuner monitor --once {shlex.quote(str(newest))}" in err
+    checkpoint = RunDir(newest).checkpoints / "step-00001200"
+    checkpoint.mkdir(parents=True)
+    code, _, err = xtuner("chat", newest, "-m", "x")
+    hint = f"make one of the checkpoint after step 1,200: xtuner export {shlex.quote(str(checkpoint))} --to MODEL_DIR"
+    assert code == 2 and f"hint: {hint}\n" in err
     shutil.rmtree(new.path)
     shutil.rmtree(named)
     code, _, err = xtuner("chat", work_dir, "-m", "x")
