@@ -92,10 +92,6 @@ class Feed:
                 break
         return events
 
-    def pause(self) -> None:
-        """Use no processor until the next `poll`."""
-        self._history.pause()
-
     def close(self) -> None:
         """Read no further."""
         self._history.close()

@@ -68,8 +68,6 @@ class History:
         """The next slice; none where no process has one within about `timeout_s` seconds."""
         if self._num_processes and sum(stretch.end - stretch.offset for stretch in self._stretches) >= _MANY_BYTES:
             self._start_processes()
-        for process in self._processes:
-            process.go_on()
         self._ask()
         events = self._take(timeout_s) if self._processes else []
         if not events:
@@ -80,11 +78,6 @@ class History:
         if not self._stretches:
             self.close()
         return events
-
-    def pause(self) -> None:
-        """Let the processes leave the processor to others, until the next `read`."""
-        for process in self._processes:
-            process.pause()
 
     def close(self) -> None:
         """End all processes."""

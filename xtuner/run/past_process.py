@@ -5,7 +5,6 @@ parent has threads and a terminal. They end when the parent closes the connectio
 """
 
 import os
-import signal
 import socket
 import subprocess
 import sys
@@ -16,16 +15,10 @@ from pathlib import Path
 from typing import NamedTuple
 
 from xtuner.run.events import Source
-from xtuner.run.orphan import end_with_parent
 from xtuner.run.past import Past, PastSlice
 
 # Not `-m`, which would look for modules in the working directory first.
-_START = (
-    "import sys; sys.path[:] = sys.argv[3:]; from xtuner.run.past_process import serve; "
-    "serve(int(sys.argv[1]), int(sys.argv[2]))"
-)
-# One that is stopped does not see that its connection is closed: only where the kernel ends it may it be stopped.
-_CAN_PAUSE = sys.platform == "linux"
+_START = "import sys; sys.path[:] = sys.argv[2:]; from xtuner.run.past_process import serve; serve(int(sys.argv[1]))"
 # The screen and the training come first: a tenth of a core that they want is left to it.
 _NICE = 10
 
@@ -56,7 +49,7 @@ class PastProcess:
         self.connection = Connection(ours.detach())
         with theirs:
             self._process = subprocess.Popen(
-                [sys.executable, "-c", _START, str(theirs.fileno()), str(os.getpid()), *sys.path],
+                [sys.executable, "-c", _START, str(theirs.fileno()), *sys.path],
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,
                 stderr=subprocess.DEVNULL,  # the terminal belongs to the screen
@@ -65,7 +58,6 @@ class PastProcess:
             )
         self.num_asked = 0
         self.is_over = False
-        self._has_answered = self._is_paused = False
 
     def ask(
         self, number: int, source: Source, begin: int | None, end: int, max_bytes: int, *, skips_steps: bool
@@ -96,20 +88,7 @@ class PastProcess:
             self.is_over = True
             return None
         self.num_asked -= 1
-        self._has_answered = True
         return number, part
-
-    def pause(self) -> None:
-        """Leave the processor to others, in the middle of a slice, until `go_on`; nothing where it could be left so."""
-        if _CAN_PAUSE and self._has_answered and not self._is_paused:
-            self._process.send_signal(signal.SIGSTOP)
-            self._is_paused = True
-
-    def go_on(self) -> None:
-        """Read on."""
-        if self._is_paused:
-            self._process.send_signal(signal.SIGCONT)
-            self._is_paused = False
 
     def close(self) -> None:
         """End the process, whatever it is doing."""
@@ -138,9 +117,8 @@ def _step_back() -> None:
         pass  # a system without such groups, where `nice` is enough
 
 
-def serve(descriptor: int, parent_pid: int) -> None:
+def serve(descriptor: int) -> None:
     """Answer wishes until the other side is gone."""
-    end_with_parent(parent_pid)
     _step_back()
     connection = Connection(descriptor)
     pasts: dict[int, Past] = {}

@@ -5,16 +5,13 @@ import os
 import random
 import signal
 import subprocess
-import sys
 import time
 from datetime import datetime, timedelta
 from pathlib import Path
 
-import psutil
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from processes import wait_for, wait_until_gone
 
 from xtuner.run import feed as feed_module
 from xtuner.run import history
@@ -303,53 +300,6 @@ def test_reading_leaves_the_processor_to_the_screen_and_to_other_sessions(long_r
 
     read_in_processes(long_run.path, look)
     assert seen == [10, "10"]
-
-
-@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere none is paused")
-def test_processes_that_are_paused_stand_still_until_the_next_poll(long_run):
-    _, expected, _ = follow(long_run.path)
-    seen = []
-
-    def pause(feed):
-        feed.pause()
-        feed.pause()
-        seen.extend(process for process in feed._history._processes if process._has_answered)
-        for process in seen:
-            wait_for(lambda pid=process._process.pid: psutil.Process(pid).status() == psutil.STATUS_STOPPED)
-
-    _, store = read_in_processes(long_run.path, pause)
-    assert seen
-    assert contents_of(store) == contents_of(expected)
-
-
-# Stops what reads for it, says who that is, and waits.
-PAUSED = """
-import sys, time
-from pathlib import Path
-from xtuner.run import history
-from xtuner.run.discover import discover
-from xtuner.run.feed import Feed
-history._MANY_BYTES, history._PROCESS_SLICE_BYTES = 0, 4000
-feed = Feed(discover(Path(sys.argv[1]))[0], num_processes=1)
-while not feed._history._processes or not feed._history._processes[0]._has_answered:
-    feed.poll(0)
-feed.pause()
-print(feed._history._processes[0]._process.pid, flush=True)
-time.sleep(600)
-"""
-
-
-@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere none is paused")
-def test_a_process_that_is_paused_does_not_outlive_its_parent(long_run):
-    for rank in range(2):  # enough for more than the first answers
-        log = long_run.rank_log(rank)
-        log.write_bytes(log.read_bytes() * 20)
-    with subprocess.Popen([sys.executable, "-c", PAUSED, str(long_run.path)], stdout=subprocess.PIPE) as parent:
-        assert parent.stdout is not None
-        process = psutil.Process(int(parent.stdout.readline()))
-        wait_for(lambda: process.status() == psutil.STATUS_STOPPED)
-        parent.kill()
-    wait_until_gone([process])
 
 
 def test_what_a_killed_process_had_is_read_on_here(long_run):

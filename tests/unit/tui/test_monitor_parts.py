@@ -24,7 +24,6 @@ from xtuner.run.status import start_status, write_status
 from xtuner.run.supervision import supervise_here
 from xtuner.tui.monitor import merged_lines as merged_module
 from xtuner.tui.monitor import painter as painter_module
-from xtuner.tui.monitor import reader as reader_module
 from xtuner.tui.monitor.document import pairs, wrap
 from xtuner.tui.monitor.header import Headline, draw_header
 from xtuner.tui.monitor.log_filter import LineFilter, compile_pattern, is_loud
@@ -244,28 +243,6 @@ def test_the_reader_waits_for_the_screen(tmp_path):
     assert len(list(reader.drain(60))) >= 8 and reader.has_newest
     reader.stop()
     assert not reader._thread.is_alive() and feed.is_closed
-
-
-def test_after_a_key_reading_rests_and_has_its_turn_while_keys_follow_each_other():
-    now = 100.0
-    reader = Reader(SimpleNamespace(has_backlog=True))
-    reader._slices.append(["event"])
-    read_at = []
-    with patch.object(reader_module, "time", SimpleNamespace(monotonic=lambda: now)):
-        assert reader._held_s <= 0
-        for tick in range(250):  # a key each tenth of a second
-            now = 100 + tick / 100
-            if tick % 10 == 0:
-                reader.hold()
-            if reader._held_s <= 0:
-                read_at.append(tick)
-            else:
-                assert list(reader.drain(60)) == []
-        assert read_at == [*range(95, 100), *range(195, 200)]
-        now += 0.2
-        assert reader._held_s <= 0 and list(reader.drain(60)) == [["event"]]
-        reader.hold()
-        assert 0.14 < reader._held_s < 0.16  # the count begins anew
 
 
 def test_a_slice_is_drained_however_small_the_budget():

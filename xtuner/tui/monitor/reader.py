@@ -12,9 +12,8 @@ _POLL_S = 0.5
 _SLICE_S = 0.01
 # Between two slices of a long history: the screen's thread gets its turn.
 _BREATH_S = 0.002
-# After a key the screen has the processor to itself, for as long as a picture takes. While keys follow each other,
-# reading has its turn at the end of each second: it never stands still.
-_HOLD_S, _ROUND_S, _TURN_S = 0.15, 1.0, 0.05
+# After a key the screen has the interpreter to itself, for as long as a picture takes; but reading never stands still.
+_HOLD_S, _MAX_HOLD_S = 0.15, 0.5
 # Slices that wait for the screen; while it does not come, reading waits too, so that memory stays bounded.
 _MAX_WAITING = 8
 _FULL_S = 0.01  # until that is looked at again: each look takes the interpreter from the screen
@@ -34,7 +33,7 @@ class Reader:
         self._num_read = self._num_given = 0
         self._newest_until: int | None = None  # slices that hold where the run stands
         self._is_whole = False
-        self._held_since = self._held_until = 0.0
+        self._held_until = self._read_at = self._drained_at = 0.0
         self._is_over = threading.Event()
         self._thread = threading.Thread(target=self._run, name="monitor-reader", daemon=True)
 
@@ -50,16 +49,11 @@ class Reader:
 
     def hold(self) -> None:
         """Leave the processor to the screen for a moment: there was a key."""
-        now = time.monotonic()
-        if now >= self._held_until:
-            self._held_since = now
-        self._held_until = now + _HOLD_S
+        self._held_until = time.monotonic() + _HOLD_S
 
-    @property
-    def _held_s(self) -> float:
-        """Seconds for which nothing is to be read."""
-        now = time.monotonic()
-        return min(self._held_until - now, _ROUND_S - _TURN_S - (now - self._held_since) % _ROUND_S)
+    def _held_s(self, last: float) -> float:
+        """Seconds for which nothing is to be done; at most half a second in a row, which began at `last`."""
+        return min(self._held_until, last + _MAX_HOLD_S) - time.monotonic()
 
     @property
     def is_behind(self) -> bool:
@@ -76,9 +70,10 @@ class Reader:
 
         None for a moment after a key, unless all of the run's past is known: new steps are few.
         """
-        if not self._is_whole and self._held_s > 0:
+        if not self._is_whole and self._held_s(self._drained_at) > 0:
             return
-        deadline = time.monotonic() + budget_s
+        self._drained_at = time.monotonic()
+        deadline = self._drained_at + budget_s
         while self._slices:
             self._num_given += 1
             yield self._slices.popleft()
@@ -88,12 +83,11 @@ class Reader:
     def _run(self) -> None:
         try:
             while not self._is_over.is_set():
-                held_s = self._held_s
-                if held_s > 0:
-                    self._feed.pause()
-                if held_s > 0 or len(self._slices) >= _MAX_WAITING:
-                    self._is_over.wait(max(held_s, _FULL_S))
+                wait_s = _FULL_S if len(self._slices) >= _MAX_WAITING else self._held_s(self._read_at)
+                if wait_s > 0:
+                    self._is_over.wait(wait_s)
                     continue
+                self._read_at = time.monotonic()
                 events = self._feed.poll(_SLICE_S)
                 if events:
                     self._num_read += 1
