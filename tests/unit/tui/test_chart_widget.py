@@ -225,3 +225,33 @@ def test_a_terminal_of_16_colours_gets_no_other(name, theme):
                 assert colour is None or colour.triplet is None, (segment.text, colour)
 
     show(samples()[name], steps, (80, 20), theme)
+
+
+def test_a_chart_that_loses_the_keys_and_gets_them_again_is_not_drawn_again(monkeypatch):
+    drawn = []
+    draw_plot = chart_module.draw_plot
+
+    def count(plot, *place):
+        drawn.append(plot.is_here)
+        return draw_plot(plot, *place)
+
+    monkeypatch.setattr(chart_module, "draw_plot", count)
+
+    async def steps(chart, pilot, app):
+        texts = []
+        for focused in (None, chart, None, chart):
+            app.screen.set_focus(focused)
+            await pilot.pause()
+            texts.append(text_on(app))
+        assert sorted(drawn) == [False, True] and texts[:2] == texts[2:]
+        chart.set_title("another")
+        await pilot.pause()
+        assert "another" in text_on(app) and drawn[2:] == [True]
+        app.theme = "textual-light"
+        await pilot.pause()
+        assert drawn[3:] == [True]
+        await pilot.resize_terminal(60, 24)
+        await pilot.pause()
+        assert drawn[4:] == [True]
+
+    drive(steps, RAMP)

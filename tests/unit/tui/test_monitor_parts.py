@@ -5,6 +5,7 @@ import threading
 import time
 from dataclasses import replace
 from datetime import datetime, timedelta
+from importlib.util import find_spec
 from types import SimpleNamespace
 from unittest.mock import patch
 
@@ -24,6 +25,7 @@ from xtuner.run.status import start_status, write_status
 from xtuner.run.supervision import supervise_here
 from xtuner.tui.monitor import merged_lines as merged_module
 from xtuner.tui.monitor import painter as painter_module
+from xtuner.tui.monitor import panes
 from xtuner.tui.monitor.document import pairs, wrap
 from xtuner.tui.monitor.header import Headline, draw_header
 from xtuner.tui.monitor.log_filter import LineFilter, compile_pattern, is_loud
@@ -316,6 +318,17 @@ def test_while_a_run_starts_its_last_words_are_shown(tmp_path):
     write_status(run, replace(start_status(9), state="failed"))
     session.look(time.time())
     assert session.state == "failed" and notice_of(session, "4").look == "error"
+
+
+def test_what_is_not_shown_yet_is_loaded_one_by_one(monkeypatch):
+    asked, loaded = [], []
+    monkeypatch.setattr(panes, "import_module", loaded.append)
+    panes.load_ahead(lambda seconds, then: asked.append(then))
+    while asked:
+        asked.pop()()
+        assert len(asked) <= 1
+    assert [name.rpartition(".")[2] for name in loaded] == list(panes._LATER)
+    assert all(find_spec(name) for name in loaded)
 
 
 def test_a_tab_is_painted_when_there_is_news_and_in_parts_while_a_history_is_read():

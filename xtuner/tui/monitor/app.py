@@ -24,7 +24,7 @@ from xtuner.tui.monitor.header import HeaderBar, Headline, headline_of
 from xtuner.tui.monitor.key_hint import key_of
 from xtuner.tui.monitor.main_screen import MainScreen
 from xtuner.tui.monitor.notice_line import Notice, NoticeLine, notice_of
-from xtuner.tui.monitor.painter import Painter, is_behind
+from xtuner.tui.monitor.painter import Painter, frame_after_s
 from xtuner.tui.monitor.runs import RunList
 from xtuner.tui.monitor.tab_line import TABS, TabLine
 from xtuner.tui.monitor.tab_pane import TabPane
@@ -42,9 +42,6 @@ if TYPE_CHECKING:
     from xtuner.tui.monitor.session import Session
     from xtuner.tui.widgets.rank_table import RankTable
 
-_FRAME_S, _FRAME_WHILE_BEHIND_S = 0.5, 0.02
-# While the terminal's window has no focus, a frame now and then is enough.
-_FRAME_UNSEEN_S = 2.0
 _SAID_S = 4.0
 _SETTLED_S = 0.2  # after another size
 _TINY_CELLS, _TINY_ROWS, _LOW_ROWS = 50, 14, 30
@@ -112,11 +109,14 @@ class MonitorApp(App[None]):
         self.call_after_refresh(self._begin)
 
     def _begin(self) -> None:
+        from xtuner.tui.monitor.panes import load_ahead
+
         for files in self._compared:
             self._others.append(self._watched(files))
         if keys_file().exists():
             self._take_user_keys()
         self._frame()
+        load_ahead(self.set_timer)
 
     def _take_user_keys(self) -> None:
         """What has to be known to judge them costs more than the first frame may."""
@@ -206,10 +206,7 @@ class MonitorApp(App[None]):
             self.crash = error
             self.exit()
             return
-        after_s = (
-            _FRAME_WHILE_BEHIND_S if is_behind(self._sessions) else _FRAME_S if self._has_focus else _FRAME_UNSEEN_S
-        )
-        self.set_timer(after_s, self._frame)
+        self.set_timer(frame_after_s(self._sessions, has_focus=self._has_focus), self._frame)
 
     def _show_frame(self, now: float) -> None:
         is_newer = self._runs.look(now)

@@ -10,8 +10,18 @@ from xtuner.tui.monitor.tab_pane import TabPane
 if TYPE_CHECKING:
     from xtuner.tui.monitor.session import Session
 
+_FRAME_S, _FRAME_WHILE_BEHIND_S = 0.5, 0.02
+# While the terminal's window has no focus, a frame now and then is enough.
+_FRAME_UNSEEN_S = 2.0
 # While a history is read, a part of what is shown is painted so often: the rest is for reading and for keys.
 _PART_S = 0.05
+
+
+def frame_after_s(sessions: "Sequence[Session]", *, has_focus: bool) -> float:
+    """Seconds until the next look at what was read."""
+    if is_behind(sessions):
+        return _FRAME_WHILE_BEHIND_S
+    return _FRAME_S if has_focus else _FRAME_UNSEEN_S
 
 
 def is_behind(sessions: "Sequence[Session]") -> bool:

@@ -3,7 +3,9 @@
 from typing import TYPE_CHECKING, ClassVar
 
 from textual.containers import Vertical
+from textual.geometry import Region
 from textual.message import Message
+from textual.strip import Strip
 
 from xtuner.tui.widgets.braille import GlyphSet
 
@@ -33,6 +35,10 @@ class TabPane(Vertical):
         self.painted = -1
         self._session = session
         self._glyphs = glyphs
+
+    def render_lines(self, crop: Region) -> list[Strip]:
+        """Blanks behind what it holds: one for all rows, as each would ask all parents for their style."""
+        return [Strip.blank(crop.width, self.rich_style)] * crop.height
 
     def on_mount(self) -> None:
         """Say so."""

@@ -166,6 +166,11 @@ class LineChart(Picture, can_focus=True):
             begin = end - self.window
         return begin, end
 
+    @property
+    def variant(self) -> object:
+        """Whether it has the keys."""
+        return self.has_focus
+
     def draw(self, width: int, height: int) -> list[Row]:
         """The chart."""
         plot = Plot(
@@ -200,7 +205,7 @@ class LineChart(Picture, can_focus=True):
 
     def watch_has_focus(self, has_focus: bool) -> None:
         """The title says who has the keys; no rule of CSS does, and all those for two dozen looks take milliseconds."""
-        self.redraw()
+        self.refresh()
 
     def watch_is_log(self) -> None:
         """Another scale."""

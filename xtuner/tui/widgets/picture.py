@@ -25,6 +25,9 @@ class Run(NamedTuple):
 
 Row = list[Run]
 
+# Of one picture: as it was drawn for the sizes and variants that were shown last.
+_MAX_DRAWN = 4
+
 
 def fit_row(row: Iterable[Run], width: int, fill: str = "") -> Row:
     """The row in exactly `width` cells: made safe, cut with an ellipsis, filled with blanks of the look `fill`."""
@@ -64,7 +67,7 @@ class Picture(Widget):
     """A widget that is a picture: drawn when it is first shown, and again after `redraw` or a change of size.
 
     A subclass says `draw`, which returns rows for the widget's width and height; rows that lack are blank, what is
-    too long is cut. A look `name` is the component class `picture--name`.
+    too long is cut. A look `name` is the component class `picture--name`, whose colours depend on the theme alone.
     """
 
     COMPONENT_CLASSES: ClassVar[set[str]] = set()
@@ -72,9 +75,13 @@ class Picture(Widget):
     def __init__(self, *, glyphs: GlyphSet = BRAILLE, id: str | None = None, classes: str | None = None) -> None:
         super().__init__(id=id, classes=classes)
         self.glyphs = glyphs
-        self._strips: list[Strip] | None = None
-        self._drawn_for: tuple[object, ...] = ()
+        self._drawn: dict[tuple[object, ...], list[Strip]] = {}
         self._base = Style()
+
+    @property
+    def variant(self) -> object:
+        """What the picture depends on that goes to and fro, so that it need not be drawn again each time."""
+        return None
 
     def draw(self, width: int, height: int) -> list[Row]:
         """The rows, for at least one cell in both directions."""
@@ -82,7 +89,7 @@ class Picture(Widget):
 
     def redraw(self) -> None:
         """What is shown has changed: draw before the next frame, once, and only if this is visible."""
-        self._strips = None
+        self._drawn.clear()
         self.refresh()
 
     def render_lines(self, crop: Region) -> list[Strip]:
@@ -94,16 +101,14 @@ class Picture(Widget):
         """One row, from the picture that was drawn last if it still holds."""
         width, height = self.size
         base = self._base
-        if self._strips is None or self._drawn_for != (width, height, base):
-            self._drawn_for = (width, height, base)
+        key = (width, height, base, self.app.theme, self.variant)
+        strips = self._drawn.get(key)
+        if strips is None:
+            if len(self._drawn) >= _MAX_DRAWN:
+                self._drawn.clear()
             rows = self.draw(width, height)[:height] if width > 0 and height > 0 else []
-            self._strips = [self._to_strip(row, width, base) for row in rows]
-        return self._strips[y] if y < len(self._strips) else Strip.blank(width, base)
-
-    def notify_style_update(self) -> None:
-        """Colours may be others now."""
-        super().notify_style_update()
-        self._strips = None
+            strips = self._drawn[key] = [self._to_strip(row, width, base) for row in rows]
+        return strips[y] if y < len(strips) else Strip.blank(width, base)
 
     def _to_strip(self, row: Row, width: int, base: Style) -> Strip:
         return to_strip(self, "picture", row, width, base)
