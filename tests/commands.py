@@ -11,13 +11,13 @@ ENTRY = "xtuner/v1/train/cli/sft.py"
 
 
 def run(*command: object, **options: object) -> "subprocess.CompletedProcess[str]":
-    """Run a command in the repository root; names of installed scripts are found beside this Python."""
+    """Run a command in the repository root, or in `cwd`; names of installed scripts are found beside this Python."""
     program, *arguments = map(str, command)
     program = str(BIN / program) if (BIN / program).exists() else program
     environment = {**os.environ, "NO_COLOR": "1", **options.pop("env", {})}  # type: ignore[dict-item]
     return subprocess.run(
         [program, *arguments],
-        cwd=ROOT,
+        cwd=options.pop("cwd", ROOT),  # type: ignore[arg-type]
         env=environment,
         capture_output=True,
         text=True,

@@ -1,11 +1,9 @@
 """What stands in `examples/` runs as its README says."""
 
-import os
 import shutil
-import subprocess
 
 import pytest
-from commands import BIN, ROOT
+from commands import ROOT, run
 
 from xtuner.run.layout import list_runs
 
@@ -17,18 +15,8 @@ def start(tmp_path):
     """Runs a command beside a copy of the examples, as in a clone of the repository."""
     shutil.copytree(EXAMPLES, tmp_path / "examples")
 
-    def of(program, *arguments, **environment):
-        command = [str(BIN / program), *map(str, arguments)]
-        environment = {**os.environ, "NO_COLOR": "1", **environment}
-        return subprocess.run(
-            command,
-            cwd=tmp_path,
-            env=environment,
-            capture_output=True,
-            text=True,
-            stdin=subprocess.DEVNULL,
-            check=False,
-        )
+    def of(*command, **environment):
+        return run(*command, cwd=tmp_path, env=environment)
 
     return of
 
