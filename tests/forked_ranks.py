@@ -20,7 +20,8 @@ from ports import free_port
 
 ROOT = Path(__file__).parents[1]
 _ENTRY = ROOT / "xtuner" / "v1" / "train" / "cli" / "sft.py"
-_GRACE_S = 30.0
+# torchrun looks every tenth of a second. Ranks that fail together are to end by themselves on a busy machine too.
+_ASKED_AFTER_S, _GRACE_S = 0.3, 30.0
 _POLL_S = 0.01
 
 
@@ -182,7 +183,7 @@ class _End:
     def __init__(self, pids: list[int]) -> None:
         self.pids = pids
         self.codes: dict[int, int] = {}
-        self._killed_at = float("inf")
+        self._asked_at = self._killed_at = float("inf")
 
     def look(self) -> bool:
         """Whether all have ended."""
@@ -190,12 +191,14 @@ class _End:
             ended, status = os.waitpid(pid, os.WNOHANG)
             if ended:
                 self.codes[pid] = os.waitstatus_to_exitcode(status)
-        left = self._left()
-        if left and self._killed_at == float("inf") and any(self.codes.values()):
-            self._killed_at = time.monotonic() + _GRACE_S
+        left, now = self._left(), time.monotonic()
+        if any(self.codes.values()) and self._asked_at == self._killed_at == float("inf"):
+            self._asked_at = now + _ASKED_AFTER_S
+        if now > self._asked_at:
+            self._asked_at, self._killed_at = float("inf"), now + _GRACE_S
             for pid in left:
                 os.kill(pid, signal.SIGTERM)
-        if time.monotonic() > self._killed_at:
+        if now > self._killed_at:
             for pid in left:
                 os.kill(pid, signal.SIGKILL)
         return not left

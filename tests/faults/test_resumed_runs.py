@@ -319,5 +319,6 @@ def test_a_work_dir_that_is_read_only(server, options, small_disk):
     disk = small_disk(2**20)
     subprocess.run(["mount", "-o", "remount,ro", str(disk)], check=True)
     refused = server.run(*options(disk / "runs"))
-    assert set(refused.codes) == {5}
+    # Each rank finds out by itself; one that is late is asked to leave.
+    assert 5 in refused.codes and set(refused.codes) <= {5, -signal.SIGTERM}
     assert f"the work dir {disk / 'runs'} cannot be written: Read-only file system" in refused.output
