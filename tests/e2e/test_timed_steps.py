@@ -9,6 +9,7 @@ import time
 import psutil
 import pytest
 from commands import BIN, ROOT, run
+from processes import is_running
 
 
 @pytest.fixture
@@ -65,7 +66,7 @@ def test_a_signal_ends_it_without_a_trace(flags, scratch, tmp_path):
         said = plan.stderr.read()
     assert plan.returncode == 8 and "the timing was cancelled" in said
     deadline = time.monotonic() + 60
-    while any(process.is_running() and process.status() != psutil.STATUS_ZOMBIE for process in family):
+    while any(map(is_running, family)):
         assert time.monotonic() < deadline
         time.sleep(0.1)
     assert not (tmp_path / "w").exists() and not list(scratch.glob("xtuner-*"))

@@ -37,7 +37,6 @@ class Session:
     Attributes:
         files: the run.
         store: what is known of it.
-        facts: of its model and machine.
         record: `run.json`; empty where there is none.
         alerts: what is wrong now, the worst first.
         past_alerts: what was, the newest last.
@@ -50,7 +49,6 @@ class Session:
     def __init__(self, files: RunFiles) -> None:
         self.files = files
         self.store = RunStore(files)
-        self.facts: RunFacts = read_facts(files.run_dir)
         self.record: Mapping[str, Any] = {}
         self.alerts: list[Alert] = []
         self.past_alerts: deque[PastAlert] = deque(maxlen=_NUM_PAST_ALERTS)
@@ -58,7 +56,7 @@ class Session:
         self.has_past = False
         self.is_gone = False
         self.revision = 0
-        self._health = Health(self.store, self.facts)
+        self._health = Health(self.store)
         self._feed = Feed(files, num_processes=NUM_PROCESSES)
         self._reader = Reader(self._feed)
         self._has_lagging_bands = False
@@ -76,6 +74,11 @@ class Session:
     def hold(self) -> None:
         """Read a little later: there was a key."""
         self._reader.hold()
+
+    @property
+    def facts(self) -> RunFacts:
+        """What is known of its model and machine."""
+        return self._health.facts
 
     @property
     def is_behind(self) -> bool:
@@ -123,7 +126,7 @@ class Session:
         known_s = elapsed_s(store.launch, store.status, store.state, now)
         if known_s is not None:
             return known_s
-        first = self.store.first_rank
+        first = store.first_rank
         times = first.series.get("timestamp") if first else None
         if times is None or not len(times):
             return None
@@ -185,7 +188,7 @@ class Session:
         record = read_object(self.files.run_dir.run_json)
         if record and record != self.record:
             self.record = record
-            self.facts = self._health.facts = read_facts(self.files.run_dir)
+            self._health.facts = read_facts(self.files.run_dir)
 
     def _take_alerts(self, alerts: list[Alert], now: float) -> None:
         current = {(alert.kind, alert.rank) for alert in alerts}
