@@ -38,6 +38,11 @@ class Said(NamedTuple):
     content: LogLine | str
     is_history: bool
 
+    @property
+    def text(self) -> str:
+        """What it says, without its head."""
+        return self.content if isinstance(self.content, str) else self.content.text
+
 
 class Read(NamedTuple):
     """A stretch of a text log was read."""

@@ -331,9 +331,9 @@ def _restarting(failed: Alert, launch: Supervision, *, has_begun: bool) -> Alert
 
 def _last_loud(store: RunStore) -> str:
     for line in reversed(store.loud):
-        text = line.content if isinstance(line.content, str) else line.content.text
-        if text.strip():
-            return text.strip()[:_MAX_EVIDENCE_CHARS]
+        text = line.text.strip()
+        if text:
+            return text[:_MAX_EVIDENCE_CHARS]
     return ""
 
 

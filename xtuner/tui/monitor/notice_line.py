@@ -52,8 +52,8 @@ def _before_steps(session: "Session") -> str:
     """What a run does that has no step to show: its last words, where it has said any."""
     if session.state != "starting":
         return "no step yet"
-    said = session.store.recent[-1].content if session.store.recent else "the ranks load their libraries"
-    return f"no step yet: {said if isinstance(said, str) else said.text}"
+    recent = session.store.recent
+    return f"no step yet: {recent[-1].text if recent else 'the ranks load their libraries'}"
 
 
 def notice_of(session: "Session", key: str) -> Notice:
